@@ -1,0 +1,376 @@
+"""Names: what a person types and what a registry answers, parsed once into frozen values.
+
+The grammar is that of the OCI distribution specification 1.1 ("Pulling manifests") and of the
+OCI image specification ("Digests"); the familiar forms (`mongo` for `docker.io/library/mongo`)
+are Docker's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any, Self
+
+from regaudit.errors import InvalidReference
+from regaudit.text import clean
+
+DOCKER_HUB = "docker.io"
+# Docker Hub's registry interface is served from another name than its images carry.
+_DOCKER_HUB_SERVER = "registry-1.docker.io"
+_DOCKER_HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", _DOCKER_HUB_SERVER})
+
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?")
+_PATTERN = re.compile(r"[a-z0-9._/*?-]+")
+# "Many clients impose a limit of 255 characters on the length of the concatenation of the registry
+# hostname, /, and the <name> value" (distribution spec); the name alone is held to it here.
+_LONGEST_REPOSITORY = 255
+_HEX_LENGTH = {"sha256": 64, "sha512": 128}
+
+
+class Digest(str):
+    """A digest, ``algorithm:encoded``, checked against the grammar of the image specification.
+
+    Examples
+    --------
+    >>> Digest.of(b"").short
+    'sha256:e3b0c44298fc'
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        algorithm, _, encoded = text.partition(":")
+        if _DIGEST.fullmatch(text) is None or not _hex_is_right(algorithm, encoded):
+            raise InvalidReference(f"{clean(text, 160)!r} is not a digest: write sha256: and 64 characters of 0-9a-f")
+        return super().__new__(cls, text)
+
+    @classmethod
+    def of(cls, data: bytes, algorithm: str = "sha256") -> Self:
+        """Return the digest of some bytes, by ``sha256`` or ``sha512``."""
+        return cls(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
+
+    @property
+    def algorithm(self) -> str:
+        """The part before the colon."""
+        return self.partition(":")[0]
+
+    @property
+    def encoded(self) -> str:
+        """The part after the colon."""
+        return self.partition(":")[2]
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether the algorithm is one that can be computed here (sha256, sha512)."""
+        return self.algorithm in _HEX_LENGTH
+
+    @property
+    def short(self) -> str:
+        """The digest as people read it: twelve characters after the colon."""
+        return f"{self.algorithm}:{self.encoded[:12]}"
+
+    def hasher(self) -> Any:
+        """Return a new `hashlib` object of this digest's algorithm."""
+        if not self.verifiable:
+            raise InvalidReference(f"{self.short} uses an algorithm that cannot be verified: sha256 or sha512 is needed")
+        return hashlib.new(self.algorithm)
+
+    def matches(self, data: bytes) -> bool:
+        """Return whether the bytes hash to this digest."""
+        return self.verifiable and Digest.of(data, self.algorithm) == self
+
+
+def _hex_is_right(algorithm: str, encoded: str) -> bool:
+    length = _HEX_LENGTH.get(algorithm)
+    return length is None or re.fullmatch(rf"[0-9a-f]{{{length}}}", encoded) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image runs on. Written ``os/architecture[/variant]``."""
+
+    os: str
+    architecture: str
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the fields as the image specification names them."""
+        fields = {"os": self.os, "architecture": self.architecture}
+        return fields if self.variant is None else {**fields, "variant": self.variant}
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryName:
+    """A registry as people write it: a host, perhaps a port, perhaps a scheme.
+
+    Attributes
+    ----------
+    host : str
+        Lower case, ``host`` or ``host:port``; Docker Hub in all its spellings is ``docker.io``.
+    scheme : str or None
+        ``http`` or ``https`` where it was typed.
+    """
+
+    host: str
+    scheme: str | None = None
+
+    @property
+    def official(self) -> bool:
+        """Whether this is Docker Hub."""
+        return self.host == DOCKER_HUB
+
+    @property
+    def server(self) -> str:
+        """The ``host[:port]`` that answers for this registry."""
+        return _DOCKER_HUB_SERVER if self.official else self.host
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the name can only mean this machine."""
+        name = _without_port(self.host).rstrip(".")
+        try:
+            return ipaddress.ip_address(name.strip("[]")).is_loopback
+        except ValueError:
+            return name == "localhost" or name.endswith(".localhost")
+
+    def __str__(self) -> str:
+        return self.host
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``name``, ``official`` and, where it was typed, ``scheme``."""
+        fields: dict[str, Any] = {"name": self.host, "official": self.official}
+        return fields if self.scheme is None else {**fields, "scheme": self.scheme}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name of an image: a registry, a repository, and a tag, a digest, both or neither."""
+
+    registry: RegistryName
+    repository: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @property
+    def familiar(self) -> str:
+        """The shortest name that means the same: ``mongo``, ``quay.io/team/app``."""
+        if not self.registry.official:
+            return f"{self.registry.host}/{self.repository}"
+        return self.repository.removeprefix("library/")
+
+    def __str__(self) -> str:
+        tag = "" if self.tag is None else f":{self.tag}"
+        digest = "" if self.digest is None else f"@{self.digest}"
+        return f"{self.registry.host}/{self.repository}{tag}{digest}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return registry, repository, tag and digest as plain values."""
+        return {
+            "registry": self.registry.to_dict(),
+            "repository": self.repository,
+            "tag": self.tag,
+            "digest": None if self.digest is None else str(self.digest),
+        }
+
+
+def is_repository(name: object) -> bool:
+    """Return whether a name is one that the distribution specification allows for a repository."""
+    return isinstance(name, str) and len(name) <= _LONGEST_REPOSITORY and _REPOSITORY.fullmatch(name) is not None
+
+
+def is_tag(name: object) -> bool:
+    """Return whether a name is one that the distribution specification allows for a tag."""
+    return isinstance(name, str) and _TAG.fullmatch(name) is not None
+
+
+def check_repository(name: str) -> str:
+    """Return the name, or raise `InvalidReference` with what is wrong."""
+    if not is_repository(name):
+        raise InvalidReference(
+            f"{clean(name, 160)!r} is not a repository name: write lower-case letters, digits and single . _ - "
+            f"between them, parts separated by /, at most {_LONGEST_REPOSITORY} characters"
+        )
+    return name
+
+
+def check_tag(name: str) -> str:
+    """Return the tag, or raise `InvalidReference` with what is wrong."""
+    if not is_tag(name):
+        raise InvalidReference(
+            f"{clean(name, 160)!r} is not a tag: write letters, digits and . _ -, "
+            "not beginning with . or -, at most 128 characters"
+        )
+    return name
+
+
+def parse_registry(text: str) -> RegistryName:
+    """Return the registry that a person typed: ``host``, ``host:port`` or ``https://host``.
+
+    Raises
+    ------
+    InvalidReference
+        An empty host, one that does not look like a host, another scheme than http and https,
+        user information, or anything after the host but one ``/``.
+
+    Examples
+    --------
+    >>> parse_registry("index.docker.io").host
+    'docker.io'
+    """
+    scheme, rest = _split_scheme(text)
+    if rest.rstrip("/") in {"index.docker.io/v1", "docker.io/v1"}:  # as docker's configuration writes Docker Hub
+        rest = DOCKER_HUB
+    rest = rest.removesuffix("/")
+    if "/" in rest:
+        host, _, path = rest.partition("/")
+        raise InvalidReference(f"{clean(text, 160)!r} has {clean(path, 80)!r} after the registry: write {clean(host, 80)!r} alone")
+    host = _check_host(rest, text)
+    if host in _DOCKER_HUB_NAMES:
+        host = DOCKER_HUB
+        if scheme == "http":
+            raise InvalidReference(f"{clean(text, 160)!r}: Docker Hub is not served over http: write https or no scheme")
+    return RegistryName(host, scheme)
+
+
+def parse_reference(text: str) -> Reference:
+    """Return the reference that a person typed, in Docker's familiar forms or in full.
+
+    The part before the first ``/`` is a registry if it has a ``.`` or a ``:`` or is ``localhost``;
+    otherwise the registry is Docker Hub, and a name without ``/`` is in its ``library``.
+
+    Returns
+    -------
+    Reference
+        With ``tag`` and ``digest`` as typed; neither is made up.
+
+    Raises
+    ------
+    InvalidReference
+        With the part that the grammar does not allow.
+
+    Examples
+    --------
+    >>> str(parse_reference("mongo:7"))
+    'docker.io/library/mongo:7'
+    """
+    scheme, rest = _split_scheme(text)
+    name, at, digest_text = rest.partition("@")
+    digest = Digest(digest_text) if at else None
+    head, slash, tail = name.partition("/")
+    if scheme or (slash and ("." in head or ":" in head or head == "localhost")):
+        registry, path = parse_registry(f"{scheme}://{head}" if scheme else head), tail
+    else:
+        registry, path = RegistryName(DOCKER_HUB), name
+    repository, colon, tag = path.partition(":")
+    if not repository:
+        raise InvalidReference(f"{clean(text, 160)!r} names no repository: write {registry.host}/REPOSITORY")
+    if registry.official and "/" not in repository:
+        repository = f"library/{repository}"
+    return Reference(registry, check_repository(repository), check_tag(tag) if colon else None, digest)
+
+
+def parse_target(text: str) -> tuple[RegistryName, str | None]:
+    """Return the registry and the pattern of ``HOST[/PATTERN]``, as a command line takes it."""
+    scheme, rest = _split_scheme(text)
+    host, _, pattern = rest.partition("/")
+    registry = parse_registry(f"{scheme}://{host}" if scheme else host)
+    return registry, check_pattern(pattern) if pattern else None
+
+
+def check_pattern(pattern: str) -> str:
+    """Return the pattern of repository names, or raise `InvalidReference`."""
+    if _PATTERN.fullmatch(pattern) is None:
+        raise InvalidReference(
+            f"{clean(pattern, 160)!r} is not a pattern: write a repository name, with * for a part of a name "
+            "and ** for any number of parts"
+        )
+    return pattern
+
+
+def is_literal(pattern: str) -> bool:
+    """Return whether a pattern names one repository, so that no catalog is needed to find it."""
+    return not set(pattern) & {"*", "?"}
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression of a pattern: ``*`` and ``?`` stay within ``/``, ``**`` does not.
+
+    Examples
+    --------
+    >>> bool(compile_pattern("team/*").fullmatch("team/app")), bool(compile_pattern("team/*").fullmatch("team/a/b"))
+    (True, False)
+    """
+    parts = re.split(r"(\*+|\?)", check_pattern(pattern))
+    wild = {"?": "[^/]", "*": "[^/]*"}
+    return re.compile("".join(wild.get(p, ".*") if p[:1] in {"*", "?"} else re.escape(p) for p in parts))
+
+
+# The tag under which a registry without the referrers interface keeps the referrers of a digest
+# (distribution spec, "Referrers Tag Schema"), and cosign's tags, which add .sig, .att or .sbom.
+_ATTACHED_TAG = re.compile(r"((?:sha256|sha512)-[0-9a-f]{64})(?:\.([a-z]{1,16}))?")
+
+
+def attached_tag(subject: Digest) -> str:
+    """Return the fallback tag under which the referrers of a digest are listed.
+
+    Both halves are cut as the specification says: 32 characters of the algorithm, 64 of the rest.
+    """
+    return f"{subject.algorithm[:32]}-{subject.encoded[:64]}"
+
+
+def split_attached_tag(tag: str) -> tuple[str, str] | None:
+    """Return the fallback tag and the suffix in a tag that is attached to a digest, else None.
+
+    The suffix is ``""`` for the fallback tag itself, ``"sig"``, ``"att"`` or ``"sbom"`` for cosign's.
+
+    Examples
+    --------
+    >>> split_attached_tag("v1.2.3") is None
+    True
+    >>> split_attached_tag("sha256-" + "0" * 64 + ".sig")[1]
+    'sig'
+    """
+    match = _ATTACHED_TAG.fullmatch(tag)
+    return None if match is None else (match[1], match[2] or "")
+
+
+def _split_scheme(text: str) -> tuple[str | None, str]:
+    scheme, separator, rest = text.strip().partition("://")
+    if not separator:
+        return None, text.strip()
+    if scheme.lower() not in {"http", "https"}:
+        raise InvalidReference(f"{clean(text, 160)!r}: the scheme {clean(scheme, 40)!r} is not http or https")
+    return scheme.lower(), rest
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def _check_host(host: str, text: str) -> str:
+    if not host:
+        raise InvalidReference(f"{clean(text, 160)!r} names no host: write HOST or HOST:PORT")
+    if "@" in host:
+        raise InvalidReference("a registry is typed without a user name or password: give them as username= and password=")
+    name = _without_port(host)
+    port = host[len(name) :]
+    if port and not (re.fullmatch(r":\d{1,5}", port) and 0 < int(port[1:]) < 65536):
+        raise InvalidReference(f"{clean(text, 160)!r}: {clean(port, 20)!r} is not a port: write :1 to :65535")
+    if name.startswith("["):
+        try:
+            ipaddress.IPv6Address(name.strip("[]"))
+        except ValueError:
+            raise InvalidReference(f"{clean(text, 160)!r}: {clean(name, 60)} is not an IPv6 address") from None
+    elif _HOST_NAME.fullmatch(name) is None or len(name) > 253:
+        raise InvalidReference(f"{clean(text, 160)!r}: {clean(name, 80)!r} does not look like a host: write HOST or HOST:PORT")
+    return host.lower()

@@ -1,0 +1,217 @@
+"""What makes data safe to show: everything that reaches a screen, a log or a file passes here.
+
+Names, labels, error texts and headers come from a registry and may be hostile. The functions
+here are the only place that knows how to defuse them, one per kind of sink.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from regaudit.errors import UsageError
+
+# C0 and C1 controls (ANSI and OSC sequences start with one) and the bidirectional marks that can
+# make a name read as another one (Unicode TR 36, "Bidirectional Text Spoofing").
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+# OWASP, "CSV Injection": these first characters make a spreadsheet read a cell as a formula;
+# the last four are the full-width forms that some spreadsheets fold to the same.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+_SECRETS = (
+    re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"),
+    re.compile(
+        r'(?i)(["\']?\b(?:access_token|refresh_token|identitytoken|registrytoken|token|password|'
+        r'passwd|secret|signature|sig|x-amz-signature|x-amz-credential)["\']?\s*[:=]\s*["\']?)[^\s"\'&,;}]+'
+    ),
+    re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@"),
+)
+
+_KIBI = 1024.0
+
+
+
+def clean(text: object, limit: int = 2048) -> str:
+    """Return text without control characters and bidi marks, cut to `limit` characters."""
+    cleaned = _UNSAFE.sub("\ufffd", str(text))
+    return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
+
+
+def redact(text: object, limit: int = 2048) -> str:
+    """Return `clean(text)` with tokens, passwords and URL user information replaced by ``***``."""
+    redacted = str(text)
+    redacted = _SECRETS[0].sub(r"\1 ***", redacted)
+    redacted = _SECRETS[1].sub(r"\1***", redacted)
+    redacted = _SECRETS[2].sub(r"\1***@", redacted)
+    return clean(redacted, limit)
+
+
+def safe_url(url: str) -> str:
+    """Return a URL fit for a message: without user information, query or fragment."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return clean(urlunsplit((parts.scheme, host, parts.path, "", "")), 512)
+
+
+def escape(text: object) -> str:
+    """Return text for HTML: cleaned, and with ``& < > " '`` escaped."""
+    return html.escape(clean(text), quote=True)
+
+
+def csv_guard(value: object) -> object:
+    """Return a value for a CSV cell: text that a spreadsheet would run gets a ``'`` in front.
+
+    Other controls are replaced as in `clean`. Values that are not text are returned as they are.
+    Source: OWASP, "CSV Injection". The lossless record is the Parquet file beside the CSV.
+    """
+    if not isinstance(value, str):
+        return value
+    guarded = "'" + value if value.startswith(_FORMULA_STARTS) else value
+    return clean(guarded, 1 << 20)
+
+
+def human_bytes(count: object) -> str:
+    """Return a size as people read it, in binary units; unknown is ``?``.
+
+    Examples
+    --------
+    >>> human_bytes(0), human_bytes(1536), human_bytes(None)
+    ('0 B', '1.5 KiB', '?')
+    """
+    try:
+        size = float(count)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return "?"
+    if size != size:  # NaN
+        return "?"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < _KIBI:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= _KIBI
+    return f"{size:.1f} PiB"
+
+
+def human_age(then: datetime | None, now: datetime) -> str:
+    """Return how long ago `then` was, in the one unit that people would use; unknown is ``?``."""
+    if then is None or then != then:  # NaT differs from itself
+        return "?"
+    seconds = (now - then).total_seconds()
+    for unit, size in (("y", 365.25 * 86400), ("mo", 30.44 * 86400), ("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return "now"
+
+
+# A century: long enough for any registry, and far from where date arithmetic overflows.
+# (acr-cli#560: `--ago 999999d` overflowed and selected everything.)
+LONGEST_DURATION = timedelta(days=36525)
+
+_DURATION = re.compile(r"(\d{1,9})\s*(d|days?|h|hours?|w|weeks?|min|minutes?|s|seconds?)", re.IGNORECASE)
+_DURATION_UNITS = {"d": 86400, "h": 3600, "w": 604800, "m": 60, "s": 1}
+
+
+def parse_duration(value: str | timedelta) -> timedelta:
+    """Return a duration typed as ``"180D"``, ``"12h"``, ``"2w"``, ``"30min"`` or ``"90s"``.
+
+    Parameters
+    ----------
+    value : str or timedelta
+        From zero to a century. Months and years are refused: they have no fixed length.
+
+    Raises
+    ------
+    UsageError
+        Where it is not such a duration; the message shows one that is.
+
+    Examples
+    --------
+    >>> parse_duration("180D").days
+    180
+    """
+    if isinstance(value, timedelta):
+        duration = value
+    else:
+        match = _DURATION.fullmatch(str(value).strip())
+        if match is None:
+            raise UsageError(f"{clean(value, 80)!r} is not a duration: write days as '180D' or hours as '12h'")
+        seconds = int(match[1]) * _DURATION_UNITS[match[2][0].lower()]
+        if seconds > LONGEST_DURATION.total_seconds():
+            raise UsageError(f"{clean(value, 80)!r} is longer than a century: write at most '36525D'")
+        duration = timedelta(seconds=seconds)
+    if not timedelta(0) <= duration <= LONGEST_DURATION:
+        raise UsageError(f"{duration} is not between zero and a century: write days as '180D'")
+    return duration
+
+
+def parse_time(text: object) -> datetime | None:
+    """Return an RFC 3339 time as UTC with microseconds, or None where it is none."""
+    if not isinstance(text, str) or not 10 <= len(text) <= 64:
+        return None
+    try:
+        moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+    except ValueError:
+        return None
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:  # a year-1 time with an offset lies before the calendar begins
+        return None
+
+
+def isoformat(moment: datetime) -> str:
+    """Return a time as RFC 3339 in UTC, to the second: ``2026-01-31T09:30:00Z``."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def slug(name: str) -> str:
+    """Return a file name for a name from a registry: readable, and distinct for distinct names."""
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "x"
+    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def owned_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder to write into and return it; a symbolic link in its place is refused."""
+    folder = Path(path)
+    if folder.is_symlink():
+        raise UsageError(f"{clean(folder)} is a symbolic link: name the folder that it points to")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{clean(folder)} is a file: name a folder") from None
+    return folder
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears under its name only when it was written whole.
+
+    The old file stays intact until then. A symbolic link at `path` is replaced, never followed.
+    """
+    options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def html_table(headings: list[str], rows: list[list[object]], render: Callable[[object], str] = escape) -> str:
+    """Return a plain HTML table with every cell escaped."""
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headings)
+    body = "".join("<tr>" + "".join(f"<td>{render(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
