@@ -1,0 +1,321 @@
+"""Proving who asks: challenges, scopes and tokens.
+
+The flow is that of the distribution project ("Token Authentication Specification") with what
+registries in the field need beside it. Credentials go to the registry itself and to a token
+server that is trusted, and to nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from regaudit.client.exchange import (
+    TOKEN_CAP,
+    Conversation,
+    Once,
+    Request,
+    Response,
+    Session,
+    Token,
+    error_of,
+    follow,
+    is_private,
+    origin,
+    send,
+)
+from regaudit.errors import AccessDenied, AuthenticationFailed, BadResponse, RegistryError
+from regaudit.text import clean, safe_url
+
+logger = logging.getLogger("regaudit.client")
+
+# Token servers that live on another host than their registry, by registry host; a value is exact,
+# or a suffix where it begins with a dot. Sources: each vendor's own challenge.
+_REALM_HOSTS: Mapping[str, tuple[str, ...]] = {
+    "docker.io": ("auth.docker.io",),
+    "registry.gitlab.com": ("gitlab.com",),
+    "registry.access.redhat.com": ("sso.redhat.com",),
+    "registry.redhat.io": ("sso.redhat.com",),
+    "icr.io": ("iam.cloud.ibm.com",),
+    "registry.digitalocean.com": ("api.digitalocean.com",),
+}
+
+# "If the token does not specify an expiration, it is valid for 60 seconds" (token specification);
+# the upper bound keeps a nonsense value from meaning for ever.
+_SHORTEST_LIFE, _LONGEST_LIFE = 60.0, 86400.0
+_RENEW_EARLY = 5.0
+# How long a refusal by a token server is believed, so that an audit does not lock an account out.
+_REFUSAL_STANDS = 60.0
+_TOKEN_TEXT = re.compile(r"[\x21-\x7e]+")
+_PARAMETER = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*')
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9_-]*)(?=\s|$|,)")
+_LONGEST_CHALLENGE = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One demand in a WWW-Authenticate header: a scheme in lower case and its parameters."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+def parse_challenges(values: Iterable[str]) -> list[Challenge]:
+    """Return the challenges in all WWW-Authenticate headers of a response, in order.
+
+    Several may share one header, and commas may stand inside quotes (RFC 9110, section 11.6.1).
+    What cannot be parsed is passed over.
+
+    Examples
+    --------
+    >>> [c.scheme for c in parse_challenges(['Basic realm="a, b", Bearer realm="https://t/x",service="s"'])]
+    ['basic', 'bearer']
+    """
+    return [challenge for value in values for challenge in _challenges(value[:_LONGEST_CHALLENGE])]
+
+
+def _challenges(value: str) -> list[Challenge]:
+    found: list[tuple[str, dict[str, str]]] = []
+    position = 0
+    while position < len(value):
+        parameter = _PARAMETER.match(value, position)
+        if parameter and found:
+            quoted = parameter[2]
+            found[-1][1].setdefault(
+                parameter[1].lower(), parameter[3] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+            )
+            position = parameter.end()
+        elif scheme := _SCHEME.match(value, position):
+            found.append((scheme[1].lower(), {}))
+            position = scheme.end()
+        else:
+            position += 1
+    return [Challenge(scheme, parameters) for scheme, parameters in found]
+
+
+def repository_scope(repository: str, actions: str) -> str:
+    """Return the scope of some actions on a repository: ``repository:NAME:pull``."""
+    return f"repository:{repository}:{actions}"
+
+
+def delete_scopes(repository: str) -> tuple[str, ...]:
+    """Return the scopes to try for a deletion, narrowest first: some token servers know only ``*``."""
+    return tuple(repository_scope(repository, actions) for actions in ("pull,delete", "pull,push,delete", "*"))
+
+
+def ask(session: Session, request: Request, scopes: Sequence[str]) -> Conversation[Response]:
+    """Send a request with what the registry wants to see of us, and return its response.
+
+    Parameters
+    ----------
+    scopes : sequence of str
+        The rights needed, narrowest first; the next is tried where one does not suffice.
+
+    Returns
+    -------
+    Response
+        A 401 or 403 among others: what it means, only the caller knows.
+
+    Raises
+    ------
+    AuthenticationFailed, AccessDenied
+        The token server says no.
+    """
+    response = yield from _attempt(session, request, scopes[0] if scopes else "")
+    for scope in scopes[1:]:
+        if session.bearer is None or response.status not in {401, 403}:
+            break
+        response = yield from _attempt(session, request, scope)
+    return response
+
+
+def refusal(session: Session, response: Response, what: str) -> RegistryError:
+    """Return the error for a response that is a no, knowing whether we had shown credentials."""
+    used = session.credentials is not None and (session.basic or session.bearer is not None)
+    return error_of(response, what, authenticated=used)
+
+
+def _attempt(session: Session, request: Request, scope: str) -> Conversation[Response]:
+    if session.bearer is not None and _live(session, scope) is None:
+        yield Once(("token", scope), _fetch(session, *session.bearer, scope, rejected=None, private=None))
+    shown = _header(session, scope)
+    response: Response = yield from follow(session, request.with_header("Authorization", shown))
+    if response.status != 401 or not session.ours(response.url):
+        return response
+    if not (yield from _answer(session, response, scope, shown)):
+        return response
+    again = _header(session, scope)
+    if again == shown:
+        return response
+    return (yield from follow(session, request.with_header("Authorization", again)))
+
+
+def _answer(session: Session, response: Response, scope: str, shown: str | None) -> Conversation[bool]:
+    """Prepare what a 401 asks for; return whether there is something new to show."""
+    challenges = parse_challenges(response.headers.all("www-authenticate"))
+    bearer = next((c for c in challenges if c.scheme == "bearer" and c.parameters.get("realm")), None)
+    if bearer is not None:
+        realm, service = bearer.parameters["realm"], bearer.parameters.get("service", "")
+        if session.bearer is not None and origin(session.bearer[0]) != origin(realm):
+            raise BadResponse(
+                f"{session.host} first named the token server {safe_url(session.bearer[0])} and now {safe_url(realm)}: "
+                "stopped, because one of them is not to be trusted"
+            )
+        session.bearer = (realm, service)
+        wanted = bearer.parameters.get("scope") or scope
+        rejected = shown.removeprefix("Bearer ") if shown else None
+        yield Once(
+            ("token", scope),
+            _fetch(session, realm, service, scope, rejected=rejected, private=response.peer, wanted=wanted),
+        )
+        return True
+    if any(c.scheme == "basic" for c in challenges) and session.credentials is not None and not session.basic:
+        _check_basic(session)
+        session.basic = True
+        return True
+    return False
+
+
+def _check_basic(session: Session) -> None:
+    if session.base.startswith("http://") and not session.registry.loopback:
+        raise AccessDenied(
+            f"{session.host} asks for a password over plain http, where anybody can read it: use https",
+            url=session.base,
+        )
+
+
+def _header(session: Session, scope: str) -> str | None:
+    credentials = session.credentials
+    if credentials is not None and credentials.registry_token:
+        return f"Bearer {credentials.registry_token}"
+    if session.basic and credentials is not None:
+        return credentials.basic()
+    token = _live(session, scope)
+    return None if token is None else f"Bearer {token.value}"
+
+
+def _live(session: Session, scope: str) -> Token | None:
+    token = session.tokens.get(scope)
+    return token if token is not None and session.now < token.renew_at else None
+
+
+def _fetch(
+    session: Session,
+    realm: str,
+    service: str,
+    scope: str,
+    *,
+    rejected: str | None,
+    private: str | None,
+    wanted: str = "",
+) -> Conversation[None]:
+    """Put a token for a scope into the session, unless somebody else did so meanwhile."""
+    current = _live(session, scope)
+    if current is not None and current.value != rejected:
+        return
+    failure = session.failures.get(scope)
+    if failure is not None and session.now < failure[0] + _REFUSAL_STANDS:
+        raise failure[1]
+    try:
+        session.tokens[scope] = yield from _request_token(session, realm, service, wanted or scope, private)
+    except RegistryError as error:
+        session.failures[scope] = (session.now, error)
+        raise
+
+
+def _request_token(session: Session, realm: str, service: str, scope: str, peer: str | None) -> Conversation[Token]:
+    trusted = _check_realm(session, realm)
+    credentials = session.credentials if trusted else None
+    public_only = not trusted or (peer is not None and not is_private(peer) and not session.ours(realm))
+    query = [("service", service)] if service else []
+    query += [("scope", scope)] if scope else []
+    if credentials is not None and credentials.identity_token:
+        response = yield from _exchange_identity(session, realm, service, scope, public_only=public_only)
+        if response.status not in {404, 405}:
+            return _token(session, response, used=True)
+    url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(query, quote_via=quote)
+    headers = {"Accept": "application/json"}
+    if credentials is not None and credentials.username:
+        headers["Authorization"] = credentials.basic()
+    response = yield from send(
+        session,
+        Request("GET", url, "token", headers, cap=TOKEN_CAP, deadline=session.deadline, public_only=public_only),
+    )
+    return _token(session, response, used="Authorization" in headers)
+
+
+def _exchange_identity(
+    session: Session, realm: str, service: str, scope: str, *, public_only: bool
+) -> Conversation[Response]:
+    """Ask for a token with an identity token, as OAuth2 does (distribution, "OAuth2 Token Authentication")."""
+    assert session.credentials is not None  # noqa: S101 -- the caller has looked
+    form = {
+        "grant_type": "refresh_token",
+        "refresh_token": session.credentials.identity_token or "",
+        "client_id": "regaudit",
+        "service": service,
+        "scope": scope,
+    }
+    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+    body = urlencode(form).encode("ascii")
+    request = Request(
+        "POST", realm, "token", headers, body=body, cap=TOKEN_CAP, deadline=session.deadline, public_only=public_only
+    )
+    return (yield from send(session, request))
+
+
+def _token(session: Session, response: Response, *, used: bool) -> Token:
+    where = f"logging in to {session.host}"
+    if response.status in {400, 401, 403} and used and session.credentials is not None:
+        raise AuthenticationFailed(
+            f"{where}: the user name or password was not accepted (from {session.credentials.source}): check them",
+            url=safe_url(response.url),
+            status=response.status,
+        )
+    if response.status != 200:
+        raise error_of(response, where)
+    try:
+        reply = json.loads(response.body)
+        value = reply.get("access_token") or reply.get("token")
+    except (ValueError, AttributeError, RecursionError):
+        value = None
+    if not isinstance(value, str) or _TOKEN_TEXT.fullmatch(value) is None:
+        raise BadResponse(
+            f"{where}: the token server {safe_url(response.url)} sent no usable token", url=safe_url(response.url)
+        )
+    return Token(value, response.at + _life(reply.get("expires_in")) - _RENEW_EARLY)
+
+
+def _life(seconds: Any) -> float:
+    number = seconds if isinstance(seconds, int | float) and not isinstance(seconds, bool) else _SHORTEST_LIFE
+    return min(max(float(number), _SHORTEST_LIFE), _LONGEST_LIFE)
+
+
+def _check_realm(session: Session, realm: str) -> bool:
+    """Return whether a token server may see credentials; raise where it must not even be asked."""
+    parts = urlsplit(realm)
+    safe = parts.scheme == "https" or (parts.scheme == "http" and session.base.startswith("http://"))
+    if not safe or not parts.hostname or parts.username is not None:
+        raise AccessDenied(
+            f"{session.host} sends us to log in at {safe_url(realm)}, which is not safe: nothing was sent there",
+            url=session.base,
+        )
+    host = parts.hostname.lower()
+    own = (urlsplit(session.base).hostname or "").lower()
+    listed = {name.lower() for name in session.trusted_realms}
+    if host == own or host in listed or parts.netloc.lower() in listed or host in _REALM_HOSTS.get(session.host, ()):
+        return True
+    if session.credentials is not None:
+        logger.warning(
+            "%s sends us to log in at %s, which is not known to belong to it: asking without credentials; "
+            "if you trust it, give trusted_realms=[%r]",
+            clean(session.host, 120),
+            clean(host, 120),
+            clean(host, 120),
+        )
+    return False

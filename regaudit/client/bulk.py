@@ -1,0 +1,92 @@
+"""Running many conversations at once: what an audit uses.
+
+Whoever collects results is one thread, so that tables are filled without locks; it may submit more
+conversations while it collects. Here the conversations run in a pool of threads over the blocking
+driver.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from regaudit.client.blocking import BlockingDriver, Interrupted
+from regaudit.client.exchange import Conversation
+from regaudit.errors import RegistryError
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a conversation ended: `key` as submitted, and either a value or an error."""
+
+    key: Hashable
+    value: Any = None
+    error: RegistryError | None = None
+
+
+class Bulk:
+    """A pool that runs conversations and gives their results as they come.
+
+    Leaving the ``with`` block by an exception, `KeyboardInterrupt` included, stops it: what is under
+    way is not waited for.
+    """
+
+    def __init__(self, driver: BlockingDriver, workers: int) -> None:
+        self._driver = driver
+        self._tasks: queue.SimpleQueue[tuple[Hashable, Conversation[Any]] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
+        self._outstanding = 0
+        self._cancelled = threading.Event()
+        self._threads = [threading.Thread(target=self._work, name=f"regaudit-{i}", daemon=True) for i in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, key: Hashable, conversation: Conversation[Any]) -> None:
+        """Run a conversation as soon as there is a place; its result carries the key."""
+        self._outstanding += 1
+        self._tasks.put((key, conversation))
+
+    def results(self) -> Iterator[Result]:
+        """Yield results as they come until nothing is outstanding, what was submitted meanwhile included."""
+        while self._outstanding:
+            result = self._results.get()
+            self._outstanding -= 1
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+
+    def cancel(self) -> None:
+        """Start nothing more; what is in flight ends by itself and is not reported."""
+        self._cancelled.set()
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+        if kind is None:
+            for thread in self._threads:
+                thread.join()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            key, conversation = task
+            if self._cancelled.is_set():
+                conversation.close()
+                continue
+            try:
+                self._results.put(Result(key, value=self._driver.run(conversation)))
+            except RegistryError as error:
+                self._results.put(Result(key, error=error))
+            except Interrupted:
+                return
+            except BaseException as error:  # noqa: BLE001 -- a fault of ours must reach the collecting thread
+                self._results.put(error)

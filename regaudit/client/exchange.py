@@ -1,0 +1,437 @@
+"""The core of every conversation with a registry, without any I/O.
+
+A conversation is a generator. It yields a `Request` and is sent a `Response`; it yields
+`Wait` to back off, and `Once` for what many conversations need a single time. A driver runs it: it
+does one HTTP exchange at a time and nothing else, and throws a `RegistryError` into the generator
+where an exchange failed. Retry, redirects and limits are therefore written once, here, and tested
+without a socket.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import ipaddress
+import json
+import random
+from collections import Counter
+from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import IO, Any, Protocol, TypeAlias, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from regaudit.client.credentials import Credentials
+from regaudit.errors import (
+    AccessDenied,
+    AddressRefused,
+    AuthenticationFailed,
+    NotFound,
+    RateLimited,
+    RedirectRefused,
+    Refused,
+    RegistryError,
+    TooLarge,
+    UnexpectedStatus,
+    Unreachable,
+    Unsupported,
+)
+from regaudit.reference import RegistryName
+from regaudit.text import redact, safe_url
+
+# Caps on decoded bytes. A manifest of 4 MiB is the most that registries must accept (distribution
+# spec 1.1); a page of 32 MiB holds far more names than a registry sends at once.
+MANIFEST_CAP = 8 << 20
+PAGE_CAP = 32 << 20
+TOKEN_CAP = 64 << 10
+ERROR_CAP = 64 << 10
+_ERROR_TEXT = 2048
+
+# Seconds. A total for everything but blobs, which may take as long as they keep moving.
+READ_DEADLINE = 60.0
+# A DELETE costs docker-registry time linear in the tags of the repository (19 a second at 1,000).
+DELETE_DEADLINE = 120.0
+STALL = 30.0
+
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_HOPS = 5
+_LONGEST_WAIT = 60.0
+_TRANSIENT = frozenset({500, 502, 504})
+_BUSY = frozenset({429, 503})
+
+T = TypeVar("T")
+Conversation: TypeAlias = Generator[Any, Any, T]
+
+
+class Source(Protocol):
+    """A body that can be sent again from its beginning."""
+
+    size: int
+
+    def open(self) -> IO[bytes]:
+        """Return a new reader from the beginning."""
+
+
+class Sink(Protocol):
+    """A place for a body that is too large to hold."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take some bytes."""
+
+    def restart(self) -> None:
+        """Forget everything written: the exchange begins again."""
+
+
+class Headers(Mapping[str, str]):
+    """Header fields: case does not matter, and a field may come several times."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._pairs = tuple((name.lower(), value) for name, value in pairs)
+
+    def __getitem__(self, name: str) -> str:
+        for own, value in self._pairs:
+            if own == name.lower():
+                return value
+        raise KeyError(name)
+
+    def all(self, name: str) -> list[str]:
+        """Return every value of a field, in order."""
+        return [value for own, value in self._pairs if own == name.lower()]
+
+    def __iter__(self) -> Any:
+        return iter(dict.fromkeys(name for name, _ in self._pairs))
+
+    def __len__(self) -> int:
+        return len({name for name, _ in self._pairs})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request.
+
+    Attributes
+    ----------
+    purpose : str
+        What it is for, in one word; requests are counted by it.
+    body : bytes or Source or None
+        A `Source` is opened again for each attempt.
+    into : Sink or None
+        Where the body of a 200 or 206 goes; without it, `cap` bounds the body in memory.
+    deadline : float or None
+        Seconds for the whole exchange; None where only a stall ends it.
+    public_only : bool
+        Whether to refuse a loopback, private or link-local address: set when another host named it.
+    """
+
+    method: str
+    url: str
+    purpose: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | Source | None = field(default=None, repr=False)
+    into: Sink | None = field(default=None, repr=False)
+    cap: int = PAGE_CAP
+    deadline: float | None = READ_DEADLINE
+    public_only: bool = False
+
+    def with_header(self, name: str, value: str | None) -> Request:
+        """Return the request with a header set, or without it where `value` is None."""
+        kept = {own: text for own, text in self.headers.items() if own.lower() != name.lower()}
+        return replace(self, headers=kept if value is None else {**kept, name: value})
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP response, whole.
+
+    Attributes
+    ----------
+    at : float
+        When it arrived, on a monotonic clock in seconds: what token expiry is counted from.
+    peer : str or None
+        The address that answered.
+    """
+
+    status: int
+    url: str
+    headers: Headers
+    body: bytes = field(default=b"", repr=False)
+    at: float = 0.0
+    seconds: float = 0.0
+    peer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask the driver to wait; `everyone` makes all conversations with this registry wait."""
+
+    seconds: float
+    everyone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Ask the driver for a conversation that is under way at most once for a key.
+
+    Whoever asks meanwhile gets the same result or error. What should be remembered for longer,
+    the conversation keeps in its `Session`.
+    """
+
+    key: Hashable
+    conversation: Conversation[Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently an exchange is tried again.
+
+    Attributes
+    ----------
+    tries : int
+        Attempts of a GET or HEAD where there was no answer or a 500, 502 or 504. Other methods
+        are never repeated without having looked first.
+    busy_tries : int
+        Attempts of any request that is answered 429 or 503: it was not carried out.
+    """
+
+    tries: int = 3
+    busy_tries: int = 6
+
+    def pause(self, attempt: int) -> float:
+        """Return the seconds before the next attempt after a fault: 0.1, 0.3, 0.9 …, with jitter."""
+        return min(_LONGEST_WAIT, 0.1 * 3.0**attempt) * random.uniform(0.75, 1.25)  # noqa: S311 -- spreads load, hides nothing
+
+    def busy_pause(self, attempt: int) -> float:
+        """Return the seconds to wait where the registry is busy and does not say for how long."""
+        return min(_LONGEST_WAIT, 0.5 * 2.0**attempt) * random.uniform(0.75, 1.25)  # noqa: S311
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token and when it should be renewed, on the clock of `Response.at`."""
+
+    value: str = field(repr=False)
+    renew_at: float
+
+
+@dataclass
+class Session:
+    """What all conversations with one registry share. Holds no socket.
+
+    Attributes
+    ----------
+    base : str
+        ``https://host[:port]``.
+    basic : bool
+        Whether the registry asked for Basic and gets it with each request.
+    bearer : tuple or None
+        Realm and service of the token server, once a challenge named them.
+    tokens : dict
+        By scope.
+    capabilities : dict
+        What probing found: ``referrers``.
+    counts : collections.Counter
+        Requests by purpose.
+    """
+
+    registry: RegistryName
+    base: str
+    credentials: Credentials | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    deadline: float = READ_DEADLINE
+    trusted_realms: Sequence[str] = ()
+    basic: bool = False
+    bearer: tuple[str, str] | None = None
+    tokens: dict[str, Token] = field(default_factory=dict, repr=False)
+    failures: dict[str, tuple[float, RegistryError]] = field(default_factory=dict)
+    capabilities: dict[str, bool] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    now: float = 0.0
+
+    @property
+    def host(self) -> str:
+        """The registry as people write it."""
+        return self.registry.host
+
+    def url(self, path: str) -> str:
+        """Return the URL of a path below the registry."""
+        return self.base + path
+
+    def ours(self, url: str) -> bool:
+        """Return whether a URL is of the registry itself."""
+        return origin(url) == origin(self.base)
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port of a URL, with the scheme's port made explicit."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def is_private(address: str | None) -> bool:
+    """Return whether an address is of this machine or a private network. An unknown one is not."""
+    if address is None:
+        return False
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return not (mapped or parsed).is_global
+
+
+def send(session: Session, request: Request) -> Conversation[Response]:
+    """Exchange one request for a response, trying again where that is safe.
+
+    Raises
+    ------
+    Unreachable
+        No answer after the last attempt.
+    RateLimited
+        The registry asks for a longer wait than a minute, or is still busy after the last attempt.
+    """
+    attempt = 0
+    while True:
+        session.counts[request.purpose] += 1
+        try:
+            response: Response = yield request
+        except Unreachable as error:
+            attempt += 1
+            if (
+                request.method not in SAFE_METHODS
+                or attempt >= session.retry.tries
+                or isinstance(error, AddressRefused)
+            ):
+                raise
+            yield Wait(session.retry.pause(attempt - 1))
+            continue
+        session.now = max(session.now, response.at)
+        attempt += 1
+        pause = _pause(session.retry, request, response, attempt)
+        if pause is None:
+            return response
+        yield Wait(pause, everyone=response.status in _BUSY)
+
+
+def follow(session: Session, request: Request) -> Conversation[Response]:
+    """Send a request and follow its redirects, where they are safe.
+
+    Only GET and HEAD are followed, five hops at most. Authorization stays with the origin that it
+    was meant for. A redirect to plain http, to another scheme or with user information is
+    refused, and so is one to a private address from a public one.
+
+    Raises
+    ------
+    RedirectRefused
+        With the status of the redirect.
+    """
+    response = yield from send(session, request)
+    for _ in range(_MOST_HOPS):
+        if response.status not in _REDIRECTS:
+            return response
+        request = _redirected(request, response)
+        response = yield from send(session, request)
+    if response.status in _REDIRECTS:
+        raise RedirectRefused(f"{safe_url(request.url)} redirects more than {_MOST_HOPS} times", status=response.status)
+    return response
+
+
+def error_of(response: Response, what: str, *, authenticated: bool = False) -> Refused:  # noqa: PLR0911 -- a table
+    """Return the error for a response that is a no, in one sentence that begins with `what`.
+
+    The registry's own code and message are read from the body, cleaned, and kept short.
+    """
+    code, message = _registry_error(response)
+    said = f" ({message})" if message else ""
+    options: dict[str, Any] = {"url": safe_url(response.url), "status": response.status, "code": code}
+    status = response.status
+    if status == 401 and authenticated:
+        return AuthenticationFailed(
+            f"{what}: the credentials were not accepted{said}: check user name and password", **options
+        )
+    if status == 401:
+        return AccessDenied(
+            f"{what}: the registry asks for a login{said}: give username= and password=, or `docker login`", **options
+        )
+    if status == 403 or code == "DENIED":
+        return AccessDenied(
+            f"{what}: not allowed{said}: ask for the right, or log in as somebody who has it", **options
+        )
+    if status == 404:
+        return NotFound(f"{what}: not found{said}", **options)
+    if status == 405 or code == "UNSUPPORTED":
+        return Unsupported(f"{what}: the registry does not offer this{said}", **options)
+    if status == 429:
+        return RateLimited(f"{what}: too many requests{said}: wait, or log in for a higher limit", **options)
+    return UnexpectedStatus(f"{what}: the registry answered {status}{said}", **options)
+
+
+def _pause(policy: RetryPolicy, request: Request, response: Response, attempt: int) -> float | None:
+    """Return the seconds before the next attempt, or None where the response stands."""
+    if response.status in _BUSY:
+        asked = _retry_after(response)
+        if asked is not None and asked > _LONGEST_WAIT:
+            raise RateLimited(
+                f"{safe_url(request.url)}: the registry asks to wait {asked:.0f} s: try again then",
+                url=safe_url(request.url),
+                status=response.status,
+            )
+        if attempt >= policy.busy_tries:
+            return None
+        return policy.busy_pause(attempt - 1) if asked is None else asked
+    if response.status in _TRANSIENT and request.method in SAFE_METHODS and attempt < policy.tries:
+        return policy.pause(attempt - 1)
+    return None
+
+
+def _retry_after(response: Response) -> float | None:
+    """Return the seconds that Retry-After asks for, given in seconds or as a date beside the reply's own Date."""
+    text = response.headers.get("retry-after", "").strip()
+    if text.isdigit():
+        return float(text[:12])
+    try:
+        then = email.utils.parsedate_to_datetime(text)
+        now = email.utils.parsedate_to_datetime(response.headers.get("date", ""))
+        return max(0.0, (then - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _redirected(request: Request, response: Response) -> Request:
+    location = response.headers.get("location", "")
+    where = f"{safe_url(request.url)} redirects to {safe_url(location)}"
+    if request.method not in SAFE_METHODS:
+        raise RedirectRefused(
+            f"{where}: a {request.method} is never redirected", url=safe_url(request.url), status=response.status
+        )
+    target = urljoin(response.url, location)
+    parts = urlsplit(target)
+    downgraded = urlsplit(request.url).scheme == "https" and parts.scheme != "https"
+    if (
+        not location
+        or parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or parts.username is not None
+        or downgraded
+    ):
+        raise RedirectRefused(f"{where}: that is not safe to follow", url=safe_url(request.url), status=response.status)
+    if origin(target) == origin(request.url):
+        return replace(request, url=target)
+    elsewhere = request.with_header("Authorization", None)
+    return replace(elsewhere, url=target, public_only=request.public_only or not is_private(response.peer))
+
+
+def _registry_error(response: Response) -> tuple[str | None, str]:
+    """Return the code and the message in an error body (distribution spec, "Error Codes")."""
+    try:
+        entry = json.loads(response.body[:ERROR_CAP])["errors"][0]
+        return redact(entry.get("code", ""), 64) or None, redact(entry.get("message", ""), 300)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        text = response.body[:_ERROR_TEXT].decode("utf-8", "replace").strip()
+        return None, "" if text.startswith("<") else redact(text, 200)
+
+
+def too_large(request: Request) -> TooLarge:
+    """Return the error for a body beyond a request's cap."""
+    return TooLarge(
+        f"{safe_url(request.url)}: the answer is larger than {request.cap:,} bytes", url=safe_url(request.url)
+    )

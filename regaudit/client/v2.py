@@ -1,0 +1,512 @@
+"""Reading a registry: one conversation per endpoint of the OCI distribution specification 1.1.
+
+Each returns a parsed value or raises a `RegistryError`; a listing returns what it got so far together
+with the error that ended it, because half a listing must neither be lost nor be taken for the whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+from regaudit.client.auth import ask, refusal, repository_scope
+from regaudit.client.exchange import (
+    MANIFEST_CAP,
+    PAGE_CAP,
+    Conversation,
+    Headers,
+    Once,
+    Request,
+    Response,
+    Session,
+    Sink,
+    origin,
+)
+from regaudit.errors import (
+    BadManifest,
+    BadResponse,
+    DigestMismatch,
+    InvalidReference,
+    NotARegistry,
+    NotFound,
+    PaginationLoop,
+    RegistryError,
+    TruncatedResponse,
+)
+from regaudit.manifest import (
+    ACCEPT_MANIFESTS,
+    OCI_INDEX,
+    SCHEMA1_TYPES,
+    AnyManifest,
+    Descriptor,
+    Index,
+    load_json,
+    parse_manifest,
+)
+from regaudit.reference import Digest, attached_tag, check_repository, check_tag, is_repository, is_tag
+from regaudit.text import clean, safe_url
+
+# distribution 3.x answers 400 to more, and hosted registries clamp to it.
+PAGE_SIZE = 1000
+# A registry of a billion names at 1,000 a page; a listing beyond it never ends.
+_MOST_PAGES = 1_000_000
+_FRUITLESS_PAGES = 2
+_PING_CAP = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """What ``GET /v2/`` answered."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return status, headers and body as plain values."""
+        return {"status": self.status, "headers": self.headers, "body": self.body}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Names that a registry listed.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Each once, in the order of the registry.
+    invalid : tuple of str
+        Names outside the grammar: never asked for, never deleted.
+    error : RegistryError or None
+        What ended the listing before its end; None where it is complete.
+    """
+
+    names: tuple[str, ...]
+    invalid: tuple[str, ...] = ()
+    error: RegistryError | None = None
+
+    def all(self) -> tuple[str, ...]:
+        """Return the names of a complete listing, or raise what ended it."""
+        if self.error is not None:
+            raise self.error
+        return self.names
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What HEAD says of a manifest; `digest` is None where the registry does not tell."""
+
+    digest: Digest | None
+    media_type: str
+    size: int | None
+
+
+@dataclass(slots=True)
+class _Pages:
+    """Names gathered over the pages of a listing."""
+
+    valid: Callable[[object], bool]
+    names: dict[str, None] = field(default_factory=dict)
+    invalid: dict[str, None] = field(default_factory=dict)
+    fruitless: int = 0
+
+    def add(self, found: list[Any]) -> None:
+        before = len(self.names) + len(self.invalid)
+        for name in found:
+            (self.names if self.valid(name) else self.invalid)[str(name)] = None
+        self.fruitless = 0 if len(self.names) + len(self.invalid) > before else self.fruitless + 1
+
+    def listing(self, error: RegistryError | None = None) -> Listing:
+        return Listing(tuple(self.names), tuple(self.invalid), error)
+
+
+def ping(session: Session) -> Conversation[Ping]:
+    """Ask whether this is a registry, and whether it lets us in.
+
+    Raises
+    ------
+    NotARegistry
+        The host answers, but not as a registry does.
+    AuthenticationFailed
+        The credentials are wrong.
+    """
+    response = yield from ask(session, _get(session, "/v2/", "ping", cap=_PING_CAP), ())
+    if response.status == 401 and response.headers.get("www-authenticate"):
+        if session.credentials is not None:
+            raise refusal(session, response, f"logging in to {session.host}")
+    elif response.status != 200 or _looks_like_a_page(response):
+        raise _no_registry(session, response)
+    body = response.body[:2048].decode("utf-8", "replace")
+    return Ping(response.status, {name: clean(value) for name, value in response.headers.items()}, clean(body))
+
+
+def catalog(session: Session, progress: Callable[[int], None] | None = None) -> Conversation[Listing]:
+    """List the repositories of the registry. Many hosted registries deny this: name the repositories then."""
+    pages = _Pages(is_repository)
+    return (
+        yield from _list(session, "/v2/_catalog", "catalog", "repositories", ("registry:catalog:*",), pages, progress)
+    )
+
+
+def tags(session: Session, repository: str, progress: Callable[[int], None] | None = None) -> Conversation[Listing]:
+    """List the tags of a repository; an emptied one has none, a missing one is `NotFound`."""
+    path = f"/v2/{check_repository(repository)}/tags/list"
+    scopes = (repository_scope(repository, "pull"),)
+    return (yield from _list(session, path, "tags", "tags", scopes, _Pages(is_tag), progress))
+
+
+def head_manifest(session: Session, repository: str, reference: str) -> Conversation[Head]:
+    """Return digest, media type and size of a manifest without reading it (or counting as a pull).
+
+    Raises
+    ------
+    NotFound
+        Definitely not there, as far as HEAD tells: some registries answer 404 to every HEAD.
+    """
+    request = Request(
+        "HEAD",
+        _manifest_url(session, repository, reference),
+        "head",
+        {"Accept": ACCEPT_MANIFESTS},
+        deadline=session.deadline,
+    )
+    response = yield from ask(session, request, (repository_scope(repository, "pull"),))
+    if response.status != 200:
+        raise refusal(session, response, _what(session, repository, reference))
+    size = response.headers.get("content-length", "")
+    digest = _announced(response, repository, reference)
+    return Head(digest, _content_type(response), int(size) if size.isdigit() else None)
+
+
+def get_manifest(session: Session, repository: str, reference: str) -> Conversation[AnyManifest]:
+    """Return a manifest by tag or digest, its bytes verified.
+
+    Raises
+    ------
+    DigestMismatch
+        The bytes do not hash to the digest asked for, or to the one that the registry announces.
+    BadManifest
+        The bytes are no manifest, or contradict the Content-Type.
+    """
+    request = Request(
+        "GET",
+        _manifest_url(session, repository, reference),
+        "manifest",
+        {"Accept": ACCEPT_MANIFESTS},
+        cap=MANIFEST_CAP,
+        deadline=session.deadline,
+    )
+    response = yield from ask(session, request, (repository_scope(repository, "pull"),))
+    if response.status != 200:
+        raise refusal(session, response, _what(session, repository, reference))
+    return _verified(response, repository, reference)
+
+
+def get_blob(session: Session, repository: str, digest: Digest, cap: int = MANIFEST_CAP) -> Conversation[bytes]:
+    """Return a small blob (an image config) as bytes, verified against its digest."""
+    response = yield from _blob(session, "GET", repository, digest, cap=cap)
+    if not digest.matches(response.body):
+        raise DigestMismatch(
+            f"{_what(session, repository, digest)}: the bytes do not hash to the digest", url=safe_url(response.url)
+        )
+    return response.body
+
+
+def download_blob(session: Session, repository: str, digest: Digest, sink: Sink) -> Conversation[int]:
+    """Stream a blob into a sink and return its size in bytes.
+
+    Raises
+    ------
+    DigestMismatch
+        What arrived does not hash to the digest; the sink holds it all the same.
+    """
+    hashing = _HashingSink(sink, digest)
+    response = yield from _blob(session, "GET", repository, digest, into=hashing)
+    if not hashing.matches:
+        raise DigestMismatch(
+            f"{_what(session, repository, digest)}: the bytes do not hash to the digest", url=safe_url(response.url)
+        )
+    return hashing.size
+
+
+def head_blob(session: Session, repository: str, digest: Digest) -> Conversation[int | None]:
+    """Return a blob's size in bytes, None where the registry does not tell; raises `NotFound` where it is not there."""
+    response = yield from _blob(session, "HEAD", repository, digest)
+    size = response.headers.get("content-length", "")
+    return int(size) if size.isdigit() else None
+
+
+def referrers(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...]]:
+    """List what refers to a digest, by the referrers interface or else by the fallback tag.
+
+    Whether the registry has the interface is found out once. A registry without it answers 404;
+    with it, a digest without referrers is an empty index.
+    """
+    if "referrers" not in session.capabilities:
+        yield Once(("referrers",), _probe_referrers(session, repository, digest))
+    if session.capabilities["referrers"]:
+        return (yield from _listed_referrers(session, repository, digest))
+    try:
+        index = yield from get_manifest(session, repository, attached_tag(digest))
+    except NotFound:
+        return ()
+    return index.manifests if isinstance(index, Index) else ()
+
+
+def _listed_referrers(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...]]:
+    found: dict[Digest, Descriptor] = {}
+    url: str | None = session.url(f"/v2/{check_repository(repository)}/referrers/{digest}")
+    seen: set[str] = set()
+    while url is not None:
+        seen.add(url)
+        response = yield from _ask_referrers(session, url, repository)
+        if response.status != 200:
+            raise refusal(session, response, f"{_what(session, repository, digest)}: its referrers")
+        index = parse_manifest(response.body, OCI_INDEX)
+        assert isinstance(index, Index)  # noqa: S101 -- the media type says so
+        found.update({descriptor.digest: descriptor for descriptor in index.manifests})
+        url = _next_page(response)
+        if url in seen:
+            raise PaginationLoop(
+                f"{safe_url(url or '')}: the list of referrers repeats itself", url=safe_url(url or "")
+            )
+    return tuple(found.values())
+
+
+def _probe_referrers(session: Session, repository: str, digest: Digest) -> Conversation[None]:
+    if "referrers" in session.capabilities:
+        return
+    response = yield from _ask_referrers(
+        session, session.url(f"/v2/{check_repository(repository)}/referrers/{digest}"), repository
+    )
+    if response.status in {404, 405, 400, 501}:
+        session.capabilities["referrers"] = False
+    elif response.status == 200:
+        session.capabilities["referrers"] = _content_type(response) == OCI_INDEX
+    else:
+        raise refusal(session, response, f"{_what(session, repository, digest)}: its referrers")
+
+
+def _ask_referrers(session: Session, url: str, repository: str) -> Conversation[Response]:
+    request = Request("GET", url, "referrers", {"Accept": OCI_INDEX}, cap=PAGE_CAP, deadline=session.deadline)
+    return (yield from ask(session, request, (repository_scope(repository, "pull"),)))
+
+
+def _blob(
+    session: Session, method: str, repository: str, digest: Digest, *, cap: int = MANIFEST_CAP, into: Sink | None = None
+) -> Conversation[Response]:
+    url = session.url(f"/v2/{check_repository(repository)}/blobs/{digest}")
+    request = Request(method, url, "blob", cap=cap, into=into, deadline=None if into else session.deadline)
+    response: Response = yield from ask(session, request, (repository_scope(repository, "pull"),))
+    if response.status != 200:
+        raise refusal(session, response, _what(session, repository, digest))
+    return response
+
+
+class _HashingSink:
+    """A sink that hashes what passes through it."""
+
+    def __init__(self, sink: Sink, digest: Digest) -> None:
+        self._sink, self._digest = sink, digest
+        self._hasher, self.size = digest.hasher(), 0
+
+    def write(self, data: bytes, /) -> None:
+        self._hasher.update(data)
+        self.size += len(data)
+        self._sink.write(data)
+
+    def restart(self) -> None:
+        self._hasher, self.size = self._digest.hasher(), 0
+        self._sink.restart()
+
+    @property
+    def matches(self) -> bool:
+        return bool(self._hasher.hexdigest() == self._digest.encoded)
+
+
+# -- listings --------------------------------------------------------------------------------
+
+
+def _list(
+    session: Session,
+    path: str,
+    purpose: str,
+    key: str,
+    scopes: tuple[str, ...],
+    pages: _Pages,
+    progress: Callable[[int], None] | None,
+) -> Conversation[Listing]:
+    url: str | None = session.url(f"{path}?n={PAGE_SIZE}")
+    seen: set[str] = set()
+    try:
+        while url is not None:
+            seen.add(url)
+            response = yield from ask(session, Request("GET", url, purpose, deadline=session.deadline), scopes)
+            if response.status == 400 and len(seen) == 1 and "?" in url:
+                url = session.url(path)  # some registries refuse any n above their own
+                continue
+            if response.status != 200:
+                raise refusal(session, response, f"{session.host}{path.removeprefix('/v2')}")
+            pages.add(_names(response, key, path))
+            if progress is not None:
+                progress(len(pages.names))
+            url = _next_page(response)
+            _check_progress(url, seen, pages)
+    except RegistryError as error:
+        return pages.listing(error)
+    return pages.listing()
+
+
+def _check_progress(url: str | None, seen: set[str], pages: _Pages) -> None:
+    if url is None:
+        return
+    if url in seen or pages.fruitless >= _FRUITLESS_PAGES or len(seen) >= _MOST_PAGES:
+        raise PaginationLoop(
+            f"{safe_url(url)}: the listing repeats itself or never ends: what came before is kept", url=safe_url(url)
+        )
+
+
+def _names(response: Response, key: str, path: str) -> list[Any]:
+    where = f"{safe_url(response.url)}: "
+    if not response.body:
+        raise TruncatedResponse(
+            f"{where}the answer is empty, which is not a list without names", url=safe_url(response.url)
+        )
+    try:
+        page = load_json(response.body)
+    except BadManifest as error:
+        raise BadResponse(f"{where}{error}", url=safe_url(response.url)) from None
+    if not isinstance(page, dict) or key not in page:
+        raise NotARegistry(f"{where}the answer has no list of {key}: is this a registry?", url=safe_url(response.url))
+    names = page[key]
+    own = page.get("name")
+    if (
+        own is not None
+        and path.startswith("/v2/")
+        and key == "tags"
+        and own != path.removeprefix("/v2/").removesuffix("/tags/list")
+    ):
+        raise BadResponse(
+            f"{where}the answer is of another repository, {clean(own, 120)!r}", url=safe_url(response.url)
+        )
+    if names is None:
+        return []
+    if not isinstance(names, list):
+        raise BadResponse(f"{where}the {key} are not a list", url=safe_url(response.url))
+    return names
+
+
+_LINK = re.compile(r'<([^<>]*)>((?:\s*;\s*[A-Za-z0-9_*-]+\s*(?:=\s*(?:"(?:[^"\\]|\\.)*"|[^\s",;]*))?)*)')
+_RELATION = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
+
+
+def next_link(headers: Headers) -> str | None:
+    """Return the target of ``rel="next"`` in the Link headers (RFC 8288), None where there is none."""
+    for value in headers.all("link"):
+        for target, parameters in _LINK.findall(value[:16384]):
+            relation = _RELATION.search(parameters)
+            # distribution always sends rel; a lone Link without one can only mean the same
+            if relation is None or "next" in (relation[1] or relation[2] or "").lower().split():
+                return str(target)
+    return None
+
+
+def _next_page(response: Response) -> str | None:
+    """Return the URL of the next page on the same host; a registry behind a TLS proxy may say http, and gets https."""
+    target = next_link(response.headers)
+    if target is None:
+        return None
+    url = urljoin(response.url, target)
+    ours, theirs = urlsplit(response.url), urlsplit(url)
+    if theirs.scheme not in {"http", "https"} or theirs.username is not None or not _same_place(response.url, url):
+        raise PaginationLoop(
+            f"{safe_url(response.url)}: the next page is on another host, {safe_url(url)}: not followed",
+            url=safe_url(response.url),
+        )
+    return theirs._replace(scheme=ours.scheme, netloc=ours.netloc, fragment="").geturl()
+
+
+def _same_place(ours: str, theirs: str) -> bool:
+    own, other = origin(ours), origin(theirs)
+    if own[1] != other[1]:
+        return False
+    return own[2] == other[2] or (own[0] == "https" and other[0] == "http" and urlsplit(theirs).port is None)
+
+
+# -- manifests -------------------------------------------------------------------------------
+
+
+def _verified(response: Response, repository: str, reference: str) -> AnyManifest:
+    where = f"{safe_url(response.url)}: "
+    if not response.body:
+        raise TruncatedResponse(f"{where}the answer is empty", url=safe_url(response.url))
+    try:
+        manifest = parse_manifest(response.body, _content_type(response))
+    except BadManifest as error:
+        raise BadManifest(f"{where}{error}", url=safe_url(response.url), status=200) from None
+    announced = _announced(response, repository, reference)
+    asked = Digest(reference) if ":" in reference else None
+    for digest in (asked, announced):
+        if digest is None or manifest.digest == digest:
+            continue
+        if digest.matches(response.body):
+            # the same bytes under another algorithm: known by the digest that it was asked for
+            return type(manifest)(**{**_fields(manifest), "digest": digest})
+        if manifest.media_type not in SCHEMA1_TYPES or digest is asked:
+            raise DigestMismatch(
+                f"{where}the bytes hash to {manifest.digest.short}, not to {digest.short}", url=safe_url(response.url)
+            )
+    return manifest
+
+
+def _fields(manifest: AnyManifest) -> dict[str, Any]:
+    return {name: getattr(manifest, name) for name in type(manifest).__dataclass_fields__}
+
+
+def _announced(response: Response, repository: str, reference: str) -> Digest | None:
+    text = response.headers.get("docker-content-digest")
+    if text is None:
+        return None
+    try:
+        return Digest(text.strip())
+    except InvalidReference:
+        raise BadResponse(
+            f"{repository}:{reference}: the registry announces the digest {clean(text, 100)!r}, which is none",
+            url=safe_url(response.url),
+        ) from None
+
+
+def _content_type(response: Response) -> str:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _manifest_url(session: Session, repository: str, reference: str) -> str:
+    checked = Digest(reference) if ":" in reference else check_tag(reference)
+    return session.url(f"/v2/{check_repository(repository)}/manifests/{quote(checked, safe=':')}")
+
+
+def _what(session: Session, repository: str, reference: str) -> str:
+    return f"{session.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
+
+
+def _get(session: Session, path: str, purpose: str, *, cap: int) -> Request:
+    return Request("GET", session.url(path), purpose, cap=cap, deadline=session.deadline)
+
+
+def _looks_like_a_page(response: Response) -> bool:
+    return _content_type(response) == "text/html" or response.body.lstrip()[:1] == b"<"
+
+
+def _no_registry(session: Session, response: Response) -> RegistryError:
+    if response.status == 400 and b"HTTP request to an HTTPS server" in response.body:
+        return NotARegistry(f"{session.host} speaks https: write https://{session.host}", url=session.base, status=400)
+    if response.status in {401, 403, 429} or response.status >= 500:
+        return refusal(session, response, f"{session.host}/v2/")
+    return NotARegistry(
+        f"{session.host} answers ({response.status}), but not as a container registry does: check host and port",
+        url=session.base,
+        status=response.status,
+    )

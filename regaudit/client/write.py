@@ -1,0 +1,151 @@
+"""Changing a registry: one conversation per endpoint that writes or deletes.
+
+Only the cleaner and the registry object use this module. A deletion returns the response as it
+is: what a status means is decided where the state is read afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+from regaudit.client.auth import ask, delete_scopes, refusal, repository_scope
+from regaudit.client.exchange import (
+    DELETE_DEADLINE,
+    MANIFEST_CAP,
+    Conversation,
+    Request,
+    Response,
+    Session,
+    Source,
+    origin,
+)
+from regaudit.client.v2 import get_manifest
+from regaudit.errors import BadResponse, DigestMismatch, NotFound, RedirectRefused
+from regaudit.manifest import OCI_INDEX, AnyManifest, Descriptor, Index, Manifest, parse_manifest
+from regaudit.reference import Digest, attached_tag, check_repository, check_tag
+from regaudit.text import clean, safe_url
+
+
+def put_manifest(
+    session: Session, repository: str, reference: str, raw: bytes, media_type: str
+) -> Conversation[Digest]:
+    """Store a manifest, byte for byte, under a tag or under its digest, and return its digest.
+
+    Raises
+    ------
+    DigestMismatch
+        `reference` is a digest that the bytes do not hash to, or the registry stored other bytes.
+    UnexpectedStatus, AccessDenied, …
+        The registry refuses it, for example because a blob is gone (MANIFEST_BLOB_UNKNOWN).
+    """
+    if ":" in reference and not Digest(reference).matches(raw):
+        raise DigestMismatch(f"the manifest does not hash to {clean(reference, 100)}: nothing was sent")
+    checked = Digest(reference) if ":" in reference else check_tag(reference)
+    url = session.url(f"/v2/{check_repository(repository)}/manifests/{quote(checked, safe=':')}")
+    request = Request(
+        "PUT", url, "put", {"Content-Type": media_type}, body=raw, cap=MANIFEST_CAP, deadline=DELETE_DEADLINE
+    )
+    response = yield from ask(session, request, (repository_scope(repository, "pull,push"),))
+    what = f"storing {session.host}/{repository}:{reference}"
+    if response.status not in {200, 201}:
+        raise refusal(session, response, what)
+    expected = Digest(reference) if ":" in reference else Digest.of(raw)
+    announced = response.headers.get("docker-content-digest", str(expected)).strip()
+    if announced != expected:
+        raise DigestMismatch(f"{what}: the registry stored it as {clean(announced, 100)}", url=safe_url(url))
+    if not response.headers.get("oci-subject"):
+        yield from _list_in_fallback(session, repository, raw, media_type)
+    return expected
+
+
+def delete_manifest(session: Session, repository: str, digest: Digest) -> Conversation[Response]:
+    """Ask for a manifest and all its tags to be deleted, and return the response, whatever it is.
+
+    Raises
+    ------
+    RedirectRefused
+        A redirect; nothing is sent to its target.
+    """
+    return (yield from _delete(session, repository, f"manifests/{digest}"))
+
+
+def delete_tag(session: Session, repository: str, tag: str) -> Conversation[Response]:
+    """Ask for a tag alone to be deleted, and return the response. Not every registry offers this."""
+    return (yield from _delete(session, repository, f"manifests/{check_tag(tag)}"))
+
+
+def upload_blob(session: Session, repository: str, digest: Digest, body: bytes | Source) -> Conversation[None]:
+    """Upload a blob in one piece (POST, then PUT), unless the repository has it."""
+    path = f"/v2/{check_repository(repository)}/blobs/"
+    scopes = (repository_scope(repository, "pull,push"),)
+    known = yield from ask(
+        session, Request("HEAD", session.url(f"{path}{digest}"), "blob", deadline=session.deadline), scopes
+    )
+    if known.status == 200:
+        return
+    what = f"uploading {digest.short} to {session.host}/{repository}"
+    opened = yield from ask(
+        session, Request("POST", session.url(f"{path}uploads/"), "upload", deadline=session.deadline), scopes
+    )
+    if opened.status != 202:
+        raise refusal(session, opened, what)
+    target = _upload_target(opened)
+    url = target + ("&" if urlsplit(target).query else "?") + urlencode({"digest": digest})
+    headers = {"Content-Type": "application/octet-stream"}
+    stored = yield from ask(session, Request("PUT", url, "upload", headers, body=body, deadline=None), scopes)
+    if stored.status != 201:
+        raise refusal(session, stored, what)
+
+
+def _delete(session: Session, repository: str, path: str) -> Conversation[Response]:
+    url = session.url(f"/v2/{check_repository(repository)}/{path}")
+    request = Request("DELETE", url, "delete", deadline=DELETE_DEADLINE)
+    return (yield from ask(session, request, delete_scopes(repository)))
+
+
+def _upload_target(response: Response) -> str:
+    """Return where the upload goes on, which must be the registry itself: the body and the login go there."""
+    location = response.headers.get("location", "")
+    target = urljoin(response.url, location)
+    ours, theirs = origin(response.url), origin(target)
+    if not location or ours[1] != theirs[1]:
+        raise RedirectRefused(
+            f"{safe_url(response.url)} wants the upload at {safe_url(target)}: refused", status=response.status
+        )
+    own = urlsplit(response.url)
+    return urlsplit(target)._replace(scheme=own.scheme, netloc=own.netloc).geturl()
+
+
+def _list_in_fallback(session: Session, repository: str, raw: bytes, media_type: str) -> Conversation[None]:
+    """List a referrer under its subject's fallback tag, as the specification asks where the registry does not do it."""
+    manifest = parse_manifest(raw, media_type)
+    if manifest.subject is None:
+        return
+    tag = attached_tag(manifest.subject.digest)
+    try:
+        current = yield from get_manifest(session, repository, tag)
+    except NotFound:
+        current = None
+    entries = list(current.manifests) if isinstance(current, Index) else []
+    if current is not None and not isinstance(current, Index):
+        raise BadResponse(f"{session.host}/{repository}:{tag} is no index, so that the referrer cannot be listed there")
+    if any(entry.digest == manifest.digest for entry in entries):
+        return
+    entries.append(_entry(manifest))
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry.to_dict() for entry in entries]}
+    yield from put_manifest(session, repository, tag, json.dumps(index, separators=(",", ":")).encode(), OCI_INDEX)
+
+
+def _entry(manifest: AnyManifest) -> Descriptor:
+    """Return how an index of referrers lists a manifest (distribution spec, "Listing Referrers")."""
+    kind = manifest.artifact_type
+    if kind is None and isinstance(manifest, Manifest):
+        kind = manifest.config.media_type
+    return Descriptor(
+        media_type=manifest.media_type,
+        digest=manifest.digest,
+        size=len(manifest.raw),
+        artifact_type=kind,
+        annotations=dict(manifest.annotations),
+    )
