@@ -1,0 +1,64 @@
+"""See, decide and delete: an audit toolkit for container registries.
+
+The public names are loaded when they are first used, so that ``import regaudit`` is quick and a
+script that only reads needs no widget and no plot.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from regaudit._version import __version__
+
+if TYPE_CHECKING:
+    from regaudit.analysis.footprint import footprint, reclaimable_bytes
+    from regaudit.analysis.plots import plot_ages, plot_sharing, plot_storage
+    from regaudit.analysis.report import report
+    from regaudit.analysis.tags import duplicate_tags, stale_tags
+    from regaudit.cleaner.cleaner import Cleaner, Outcome, Run
+    from regaudit.cleaner.journal import Journal
+    from regaudit.cleaner.plan import Approval, Plan, PlanRow, plan
+    from regaudit.client.registry import Registry, Repository
+    from regaudit.errors import RegauditError
+    from regaudit.inventory.collect import Progress, collect
+    from regaudit.inventory.snapshot import Snapshot
+    from regaudit.manifest import Descriptor, ImageConfig, Index, Manifest, digest_of_document, parse_manifest
+    from regaudit.notebook.form import ReviewForm, review
+    from regaudit.reference import Digest, Platform, Reference, parse_reference, parse_registry
+
+_HOMES = {
+    "regaudit.analysis.footprint": ("footprint", "reclaimable_bytes"),
+    "regaudit.analysis.plots": ("plot_ages", "plot_sharing", "plot_storage"),
+    "regaudit.analysis.report": ("report",),
+    "regaudit.analysis.tags": ("duplicate_tags", "stale_tags"),
+    "regaudit.cleaner.cleaner": ("Cleaner", "Outcome", "Run"),
+    "regaudit.cleaner.journal": ("Journal",),
+    "regaudit.cleaner.plan": ("Approval", "Plan", "PlanRow", "plan"),
+    "regaudit.client.registry": ("Registry", "Repository"),
+    "regaudit.errors": ("RegauditError",),
+    "regaudit.inventory.collect": ("Progress", "collect"),
+    "regaudit.inventory.snapshot": ("Snapshot",),
+    "regaudit.manifest": ("Descriptor", "ImageConfig", "Index", "Manifest", "digest_of_document", "parse_manifest"),
+    "regaudit.notebook.form": ("ReviewForm", "review"),
+    "regaudit.reference": ("Digest", "Platform", "Reference", "parse_reference", "parse_registry"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 -- computed from _HOMES, which a test compares with the imports above
+    "__version__",
+    *sorted(_HOME_OF),
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'regaudit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

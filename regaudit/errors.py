@@ -79,9 +79,7 @@ class RegistryError(RegauditError):
 
     kind = "registry_error"
 
-    def __init__(
-        self, message: str, *, url: str = "", status: int | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, url: str = "", status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.url = url
         self.status = status

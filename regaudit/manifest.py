@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -47,6 +48,12 @@ _SIGNATURE_TYPES = frozenset(
         "application/vnd.cncf.notary.signature",
     }
 )
+# Fields that make a document readable as one of another kind (CVE-2021-41190).
+_FOREIGN_FIELDS = {
+    "index": frozenset({"config", "layers", "fsLayers"}),
+    "manifest": frozenset({"manifests", "fsLayers"}),
+    "schema1": frozenset({"config", "layers", "manifests"}),
+}
 _SIGNATURE_PREFIX = "application/vnd.dev.sigstore.bundle"
 _IN_TOTO = "application/vnd.in-toto+json"
 
@@ -284,7 +291,11 @@ def load_json(raw: bytes) -> Any:
     try:
         text = raw.decode("utf-8")
         value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_bounded_int, parse_float=_bounded_float
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_bounded_int,
+            parse_float=_bounded_float,
         )
     except BadManifest:
         raise
@@ -318,7 +329,10 @@ def _bounded_int(digits: str) -> int:
 def _bounded_float(digits: str) -> float:
     if len(digits) > 64:
         raise BadManifest(f"the document has a number of {len(digits)} characters")
-    return float(digits)
+    number = float(digits)
+    if math.isinf(number):
+        raise BadManifest("the document has a number beyond all bounds")
+    return number
 
 
 def _depth(value: Any) -> int:
@@ -356,7 +370,10 @@ def _media_type(document: dict[str, Any], named: str) -> str:
         kind = own or _shape(document)
     if kind not in known:
         raise BadManifest(f"{clean(kind or named or 'nothing', 100)} is not a kind of manifest that is known here")
-    if (kind in INDEX_TYPES and "layers" in document) or (kind in MANIFEST_TYPES and "manifests" in document):
+    foreign = _FOREIGN_FIELDS["index" if kind in INDEX_TYPES else "manifest" if kind in MANIFEST_TYPES else "schema1"]
+    # Without the version, signatures in the text would decide over which bytes the digest is taken.
+    version = 1 if kind in SCHEMA1_TYPES else 2
+    if foreign & document.keys() or document.get("schemaVersion", version) != version:
         raise BadManifest(f"the manifest was sent as {kind}, and its fields are those of another kind")
     return kind
 
@@ -402,8 +419,8 @@ def _legacy(raw: bytes, kind: str, digest: Digest, document: dict[str, Any]) -> 
     layers = document.get("fsLayers")
     if document.get("schemaVersion") != 1 or not isinstance(layers, list):
         raise BadManifest("the schema 1 manifest has no fsLayers")
-    sums = [layer.get("blobSum") if isinstance(layer, dict) else None for layer in layers]
-    if not all(isinstance(text, str) for text in sums):
+    sums = [layer["blobSum"] for layer in layers if isinstance(layer, dict) and isinstance(layer.get("blobSum"), str)]
+    if len(sums) != len(layers):
         raise BadManifest("the schema 1 manifest has a layer without a blobSum")
     return LegacyManifest(
         raw=raw,
@@ -481,7 +498,9 @@ def _texts(value: Any) -> dict[str, str]:
 
 def _signed_payload(raw: bytes, document: dict[str, Any]) -> bytes:
     signatures = document["signatures"]
-    protected = signatures[0].get("protected") if isinstance(signatures, list) and isinstance(signatures[0], dict) else None
+    protected = (
+        signatures[0].get("protected") if isinstance(signatures, list) and isinstance(signatures[0], dict) else None
+    )
     if not isinstance(protected, str):
         raise BadManifest("the schema 1 manifest's signature has no protected header")
     header = load_json(_base64url(protected))

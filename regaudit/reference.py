@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -43,7 +44,7 @@ class Digest(str):
 
     __slots__ = ()
 
-    def __new__(cls, text: str) -> Self:
+    def __new__(cls, text: str) -> Self:  # noqa: D102 -- the class says it
         algorithm, _, encoded = text.partition(":")
         if _DIGEST.fullmatch(text) is None or not _hex_is_right(algorithm, encoded):
             raise InvalidReference(f"{clean(text, 160)!r} is not a digest: write sha256: and 64 characters of 0-9a-f")
@@ -77,7 +78,9 @@ class Digest(str):
     def hasher(self) -> Any:
         """Return a new `hashlib` object of this digest's algorithm."""
         if not self.verifiable:
-            raise InvalidReference(f"{self.short} uses an algorithm that cannot be verified: sha256 or sha512 is needed")
+            raise InvalidReference(
+                f"{self.short} uses an algorithm that cannot be verified: sha256 or sha512 is needed"
+            )
         return hashlib.new(self.algorithm)
 
     def matches(self, data: bytes) -> bool:
@@ -226,17 +229,21 @@ def parse_registry(text: str) -> RegistryName:
     'docker.io'
     """
     scheme, rest = _split_scheme(text)
+    if "@" in rest:
+        raise _user_typed()
     if rest.rstrip("/") in {"index.docker.io/v1", "docker.io/v1"}:  # as docker's configuration writes Docker Hub
         rest = DOCKER_HUB
     rest = rest.removesuffix("/")
     if "/" in rest:
         host, _, path = rest.partition("/")
-        raise InvalidReference(f"{clean(text, 160)!r} has {clean(path, 80)!r} after the registry: write {clean(host, 80)!r} alone")
+        raise InvalidReference(
+            f"{_quoted(text)} has {clean(path, 80)!r} after the registry: write {clean(host, 80)!r} alone"
+        )
     host = _check_host(rest, text)
     if host in _DOCKER_HUB_NAMES:
         host = DOCKER_HUB
         if scheme == "http":
-            raise InvalidReference(f"{clean(text, 160)!r}: Docker Hub is not served over http: write https or no scheme")
+            raise InvalidReference(f"{_quoted(text)}: Docker Hub is not served over http: write https or no scheme")
     return RegistryName(host, scheme)
 
 
@@ -263,6 +270,8 @@ def parse_reference(text: str) -> Reference:
     """
     scheme, rest = _split_scheme(text)
     name, at, digest_text = rest.partition("@")
+    if scheme and "/" in digest_text:
+        raise _user_typed()
     digest = Digest(digest_text) if at else None
     head, slash, tail = name.partition("/")
     if scheme or (slash and ("." in head or ":" in head or head == "localhost")):
@@ -271,23 +280,30 @@ def parse_reference(text: str) -> Reference:
         registry, path = RegistryName(DOCKER_HUB), name
     repository, colon, tag = path.partition(":")
     if not repository:
-        raise InvalidReference(f"{clean(text, 160)!r} names no repository: write {registry.host}/REPOSITORY")
+        raise InvalidReference(f"{_quoted(text)} names no repository: write {registry.host}/REPOSITORY")
     if registry.official and "/" not in repository:
         repository = f"library/{repository}"
+    if registry.official:
+        _check_namespace(repository)
     return Reference(registry, check_repository(repository), check_tag(tag) if colon else None, digest)
 
 
 def parse_target(text: str) -> tuple[RegistryName, str | None]:
     """Return the registry and the pattern of ``HOST[/PATTERN]``, as a command line takes it."""
     scheme, rest = _split_scheme(text)
+    if "@" in rest:
+        raise _user_typed()
     host, _, pattern = rest.partition("/")
     registry = parse_registry(f"{scheme}://{host}" if scheme else host)
     return registry, check_pattern(pattern) if pattern else None
 
 
 def check_pattern(pattern: str) -> str:
-    """Return the pattern of repository names, or raise `InvalidReference`."""
-    if _PATTERN.fullmatch(pattern) is None:
+    """Return the pattern of repository names, or raise `InvalidReference`.
+
+    A literal one goes into a URL and is therefore held to the grammar of a repository.
+    """
+    if _PATTERN.fullmatch(pattern) is None or (is_literal(pattern) and not is_repository(pattern)):
         raise InvalidReference(
             f"{clean(pattern, 160)!r} is not a pattern: write a repository name, with * for a part of a name "
             "and ** for any number of parts"
@@ -321,9 +337,10 @@ _ATTACHED_TAG = re.compile(r"((?:sha256|sha512)-[0-9a-f]{64})(?:\.([a-z]{1,16}))
 def attached_tag(subject: Digest) -> str:
     """Return the fallback tag under which the referrers of a digest are listed.
 
-    Both halves are cut as the specification says: 32 characters of the algorithm, 64 of the rest.
+    Both halves are cut as the specification says, 32 characters of the algorithm and 64 of the
+    rest, and what the grammar of a tag does not allow becomes ``-``.
     """
-    return f"{subject.algorithm[:32]}-{subject.encoded[:64]}"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", f"{subject.algorithm[:32]}-{subject.encoded[:64]}")
 
 
 def split_attached_tag(tag: str) -> tuple[str, str] | None:
@@ -346,31 +363,59 @@ def _split_scheme(text: str) -> tuple[str | None, str]:
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
         return None, text.strip()
+    if "@" in rest.partition("/")[0]:
+        raise _user_typed()
     if scheme.lower() not in {"http", "https"}:
-        raise InvalidReference(f"{clean(text, 160)!r}: the scheme {clean(scheme, 40)!r} is not http or https")
+        raise InvalidReference(f"{_quoted(text)}: the scheme {clean(scheme, 40)!r} is not http or https")
     return scheme.lower(), rest
+
+
+def _check_namespace(repository: str) -> None:
+    namespace = repository.partition("/")[0]
+    if len(namespace) < 2 or "--" in namespace:
+        raise InvalidReference(
+            f"{clean(namespace, 80)!r} is not a namespace of Docker Hub: those have two characters or more "
+            "and no two hyphens together; write HOST/REPOSITORY for another registry"
+        )
+
+
+def _quoted(text: str) -> str:
+    # What stands before an @ in a URL may be a password, and messages end up in notebooks.
+    scheme, separator, rest = text.partition("://")
+    _, at, host = rest.rpartition("@")
+    return repr(clean(f"{scheme}{separator}***@{host}" if at else text, 160))
+
+
+def _user_typed() -> InvalidReference:
+    return InvalidReference("a registry is typed without a user name or password: give them as username= and password=")
 
 
 def _without_port(host: str) -> str:
     if host.startswith("["):
-        return host.partition("]")[0] + "]"
+        address, bracket, _ = host.partition("]")
+        return address + bracket
     return host.partition(":")[0]
 
 
 def _check_host(host: str, text: str) -> str:
     if not host:
-        raise InvalidReference(f"{clean(text, 160)!r} names no host: write HOST or HOST:PORT")
-    if "@" in host:
-        raise InvalidReference("a registry is typed without a user name or password: give them as username= and password=")
+        raise InvalidReference(f"{_quoted(text)} names no host: write HOST or HOST:PORT")
     name = _without_port(host)
     port = host[len(name) :]
-    if port and not (re.fullmatch(r":\d{1,5}", port) and 0 < int(port[1:]) < 65536):
-        raise InvalidReference(f"{clean(text, 160)!r}: {clean(port, 20)!r} is not a port: write :1 to :65535")
+    if port and not (re.fullmatch(r":[1-9][0-9]{0,4}", port) and int(port[1:]) < 65536):
+        raise InvalidReference(f"{_quoted(text)}: {clean(port, 20)!r} is not a port: write :1 to :65535")
     if name.startswith("["):
-        try:
-            ipaddress.IPv6Address(name.strip("[]"))
-        except ValueError:
-            raise InvalidReference(f"{clean(text, 160)!r}: {clean(name, 60)} is not an IPv6 address") from None
-    elif _HOST_NAME.fullmatch(name) is None or len(name) > 253:
-        raise InvalidReference(f"{clean(text, 160)!r}: {clean(name, 80)!r} does not look like a host: write HOST or HOST:PORT")
+        return _check_ipv6(name, text) + port
+    if _HOST_NAME.fullmatch(name) is None or len(name) > 253:
+        raise InvalidReference(
+            f"{_quoted(text)}: {clean(name, 80)!r} does not look like a host: write HOST or HOST:PORT"
+        )
     return host.lower()
+
+
+def _check_ipv6(name: str, text: str) -> str:
+    # A zone (%eth0) means something on one machine only, and may hold any character.
+    if re.fullmatch(r"\[[0-9A-Fa-f:.]+\]", name):
+        with suppress(ValueError):
+            return f"[{ipaddress.IPv6Address(name[1:-1]).compressed}]"
+    raise InvalidReference(f"{_quoted(text)}: {clean(name, 60)} is not an IPv6 address: write [ADDRESS]:PORT")

@@ -10,7 +10,7 @@ import hashlib
 import html
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -30,15 +30,15 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "\uff1d", "\uff0b
 
 _SECRETS = (
     re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"),
+    # The name may end a longer one (client_secret, REGAUDIT_PASSWORD); a quoted value goes to its closing quote.
     re.compile(
-        r'(?i)(["\']?\b(?:access_token|refresh_token|identitytoken|registrytoken|token|password|'
-        r'passwd|secret|signature|sig|x-amz-signature|x-amz-credential)["\']?\s*[:=]\s*["\']?)[^\s"\'&,;}]+'
+        r"""(?is)((?:token|password|passwd|secret|credential|signature|\bsig)["']?\s*[:=]\s*)"""
+        r"""(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s"'&,;}]+)"""
     ),
-    re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@"),
+    re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,20}://)[^/\s@]+@"),
 )
 
 _KIBI = 1024.0
-
 
 
 def clean(text: object, limit: int = 2048) -> str:
@@ -58,7 +58,10 @@ def redact(text: object, limit: int = 2048) -> str:
 
 def safe_url(url: str) -> str:
     """Return a URL fit for a message: without user information, query or fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that hold no IPv6 address, and the like
+        return "(not a URL)"
     host = parts.netloc.rpartition("@")[2]
     return clean(urlunsplit((parts.scheme, host, parts.path, "", "")), 512)
 
@@ -173,9 +176,12 @@ def isoformat(moment: datetime) -> str:
 
 
 def slug(name: str) -> str:
-    """Return a file name for a name from a registry: readable, and distinct for distinct names."""
+    """Return a file name for a name from a registry: readable, and distinct for distinct names.
+
+    The hash is long enough that nobody can make up two names that share a file.
+    """
     readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "x"
-    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def owned_folder(path: str | os.PathLike[str]) -> Path:
@@ -197,16 +203,17 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     The old file stays intact until then. A symbolic link at `path` is replaced, never followed.
     """
     options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Mode 0666 less the umask, as for any file that a user makes; tempfile's would be 0600.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

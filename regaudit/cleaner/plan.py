@@ -274,7 +274,10 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the plan, its hash and its approval as JSON and return the path."""
-        document = self._content() | {"hash": self.hash, "approval": None if self.approval is None else self.approval.to_dict()}
+        document = self._content() | {
+            "hash": self.hash,
+            "approval": None if self.approval is None else self.approval.to_dict(),
+        }
         with atomic_write(Path(path)) as file:
             json.dump(document, file, indent=1, sort_keys=True)
         return Path(path)
@@ -312,7 +315,9 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"{clean(path)} is damaged ({clean(error, 80)}): make the plan again") from None
         if not same:
-            raise PlanError(f"{clean(path)} was changed after it was made: make the plan again; rows are chosen with select")
+            raise PlanError(
+                f"{clean(path)} was changed after it was made: make the plan again; rows are chosen with select"
+            )
         if snapshot is not None:
             loaded._snapshot()  # says at once where they do not belong together
         return loaded
@@ -486,7 +491,9 @@ def plan(
     """
     for pattern in (protect, include):
         if isinstance(pattern, str):
-            raise UsageError(f"{clean(pattern, 80)!r} is one text where several are expected: write [{clean(pattern, 80)!r}]")
+            raise UsageError(
+                f"{clean(pattern, 80)!r} is one text where several are expected: write [{clean(pattern, 80)!r}]"
+            )
     options = PlanOptions(tuple(protect), tuple(include), allow_empty, untag)
     return _decide(snapshot, _candidates(snapshot, candidates), options)
 
@@ -560,7 +567,9 @@ def _decide(snapshot: Snapshot, candidates: tuple[Candidate, ...], options: Plan
     names = sorted({candidate.repository for candidate in candidates})
     for name in names:
         mine = [candidate for candidate in candidates if candidate.repository == name]
-        going, staying = _decide_repository(graph.repository(name), mine, options, facts, unread=name in snapshot.unread)
+        going, staying = _decide_repository(
+            graph.repository(name), mine, options, facts, unread=name in snapshot.unread
+        )
         rows += going
         refused += staying
     rows, total, lower_bound = _with_bytes(snapshot, rows)
@@ -582,7 +591,9 @@ def _decide(snapshot: Snapshot, candidates: tuple[Candidate, ...], options: Plan
 def _decide_repository(
     graph: RepositoryGraph, candidates: list[Candidate], options: PlanOptions, facts: _Facts, *, unread: bool
 ) -> tuple[list[PlanRow], list[PlanRow]]:
-    refused = [_refused(c, graph, facts, *why) for c in candidates if (why := _not_plannable(c, graph, facts, unread=unread))]
+    refused = [
+        _refused(c, graph, facts, *why) for c in candidates if (why := _not_plannable(c, graph, facts, unread=unread))
+    ]
     usable = [c for c in candidates if not _not_plannable(c, graph, facts, unread=unread)]
     chosen = {str(c.digest) for c in usable}
     tags = {c.tag for c in usable if c.tag is not None}
@@ -631,7 +642,9 @@ def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, 
     """Return the rows with every index before its children and every subject before what refers to it."""
     needs = {
         digest: tuple(
-            d for d in dict.fromkeys((*graph.parents.get(digest, ()), *graph.subjects.get(digest, ()))) if d in decision.going
+            d
+            for d in dict.fromkeys((*graph.parents.get(digest, ()), *graph.subjects.get(digest, ())))
+            if d in decision.going
         )
         for digest in decision.going
     }
@@ -723,7 +736,9 @@ class _Facts:
     """What the tables say of a manifest, by repository and digest."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        known = snapshot.manifests[["repository", "digest", "kind", "media_type", "created", "content_bytes"]].astype("object")
+        known = snapshot.manifests[["repository", "digest", "kind", "media_type", "created", "content_bytes"]].astype(
+            "object"
+        )
         self._rows = {(row[0], row[1]): row[2:] for row in known.itertuples(index=False, name=None)}
         gone = snapshot.problems[(snapshot.problems["error"] == "dangling").fillna(value=False)]
         self.dangling = set(zip(gone["repository"].astype("object"), gone["identifier"].astype("object"), strict=True))
@@ -756,11 +771,16 @@ def _candidates(snapshot: Snapshot, given: pd.DataFrame | Iterable[str]) -> tupl
     if "repository" not in frame.columns or not {"tag", "digest"} & set(frame.columns):
         raise UsageError("candidates need the columns repository and tag, as stale_tags() returns them")
     if "registry" in frame.columns and (odd := set(frame["registry"].dropna().astype(str)) - {snapshot.registry}):
-        raise UsageError(f"the candidates are of {clean(min(odd), 80)}, the snapshot is of {clean(snapshot.registry, 80)}")
+        raise UsageError(
+            f"the candidates are of {clean(min(odd), 80)}, the snapshot is of {clean(snapshot.registry, 80)}"
+        )
     digests = _digests_by_tag(snapshot, set(frame["repository"].astype(str)))
     columns = [name for name in ("repository", "tag", "digest", "reason", "age_days") if name in frame.columns]
     records = frame[columns].astype("object").to_dict("records")
-    found = [_candidate({k: v for k, v in record.items() if not pd.isna(v)}, digests, "age_days" in columns) for record in records]
+    found = [
+        _candidate({k: v for k, v in record.items() if not pd.isna(v)}, digests, "age_days" in columns)
+        for record in records
+    ]
     return tuple(dict.fromkeys(found))
 
 
@@ -807,10 +827,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        raise PlanError(f"{clean(path)} is not a plan: make one with `regaudit plan SNAPSHOT … -o {clean(path.name)}`") from None
+        raise PlanError(
+            f"{clean(path)} is not a plan: make one with `regaudit plan SNAPSHOT … -o {clean(path.name)}`"
+        ) from None
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
-        raise PlanError(f"{clean(path)} is of the format {clean(found, 60)!r}, and this regaudit reads {FORMAT!r}: make it again")
+        raise PlanError(
+            f"{clean(path)} is of the format {clean(found, 60)!r}, and this regaudit reads {FORMAT!r}: make it again"
+        )
     return dict(document)
 
 

@@ -133,20 +133,26 @@ class BlockingDriver:
         self._lock = threading.Lock()
         self.stopping = threading.Event()
 
-    def run(self, conversation: Conversation[T]) -> T:
-        """Run a conversation to its end and return its result, or raise its error."""
+    def run(self, conversation: Conversation[T], stop: threading.Event | None = None) -> T:
+        """Run a conversation to its end and return its result, or raise its error.
+
+        Once `stop` is set, no further step is begun and `Interrupted` is raised.
+        """
         value: Any = None
         error: RegistryError | None = None
         try:
             while True:
                 step = conversation.send(value) if error is None else conversation.throw(error)
                 value = error = None
+                if stop is not None and stop.is_set():
+                    conversation.close()
+                    raise Interrupted
                 try:
                     value = self._perform(step)
                 except RegistryError as caught:
                     error = caught
-        except StopIteration as stop:
-            return cast("T", stop.value)
+        except StopIteration as end:
+            return cast("T", end.value)
 
     def close(self) -> None:
         """Close all connections."""

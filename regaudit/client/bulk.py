@@ -79,11 +79,8 @@ class Bulk:
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             key, conversation = task
-            if self._cancelled.is_set():
-                conversation.close()
-                continue
             try:
-                self._results.put(Result(key, value=self._driver.run(conversation)))
+                self._results.put(Result(key, value=self._driver.run(conversation, self._cancelled)))
             except RegistryError as error:
                 self._results.put(Result(key, error=error))
             except Interrupted:

@@ -240,15 +240,10 @@ def head_blob(session: Session, repository: str, digest: Digest) -> Conversation
 
 
 def referrers(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...]]:
-    """List what refers to a digest, by the referrers interface or else by the fallback tag.
-
-    Whether the registry has the interface is found out once. A registry without it answers 404;
-    with it, a digest without referrers is an empty index.
-    """
-    if "referrers" not in session.capabilities:
-        yield Once(("referrers",), _probe_referrers(session, repository, digest))
-    if session.capabilities["referrers"]:
-        return (yield from _listed_referrers(session, repository, digest))
+    """List what refers to a digest, by the referrers interface or else by the fallback tag."""
+    listed = yield from listed_referrers(session, repository, digest)
+    if listed is not None:
+        return listed
     try:
         index = yield from get_manifest(session, repository, attached_tag(digest))
     except NotFound:
@@ -256,7 +251,20 @@ def referrers(session: Session, repository: str, digest: Digest) -> Conversation
     return index.manifests if isinstance(index, Index) else ()
 
 
-def _listed_referrers(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...]]:
+def listed_referrers(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...] | None]:
+    """List what refers to a digest by the referrers interface; None where the registry has none.
+
+    Whether it has is found out once for a registry: without the interface it answers 404, with
+    it a digest without referrers has an empty index.
+    """
+    if "referrers" not in session.capabilities:
+        yield Once(("referrers",), _probe_referrers(session, repository, digest))
+    if not session.capabilities["referrers"]:
+        return None
+    return (yield from _referrer_pages(session, repository, digest))
+
+
+def _referrer_pages(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...]]:
     found: dict[Digest, Descriptor] = {}
     url: str | None = session.url(f"/v2/{check_repository(repository)}/referrers/{digest}")
     seen: set[str] = set()

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from regaudit.errors import SnapshotError
+from regaudit.errors import SnapshotError, UsageError
 from regaudit.inventory.tables import TABLES, check, columns_of, conform, digest_columns, digest_dtype
 from regaudit.text import (
     atomic_write,
@@ -54,8 +54,11 @@ class Documents(Mapping[str, Document]):
 
     def _all(self) -> dict[str, Document]:
         if self._loaded is None:
-            frame = pq.read_table(self._path).to_pylist() if self._path and self._path.exists() else []
-            self._loaded = {row["digest"]: Document(row["media_type"], row["raw"]) for row in frame}
+            try:
+                rows = pq.read_table(self._path).to_pylist() if self._path and self._path.exists() else []
+                self._loaded = {row["digest"]: Document(row["media_type"], row["raw"]) for row in rows}
+            except (OSError, KeyError, pa.ArrowException) as error:
+                raise SnapshotError(f"{clean(self._path)} is damaged ({clean(error, 120)}): audit again") from None
         return self._loaded
 
     def __getitem__(self, digest: str) -> Document:
@@ -138,7 +141,10 @@ class Snapshot:
         dictionary = self.tags["digest"].cat.categories
         _write_parquet(target / _DIGEST_FILE, pa.table({"digest": pa.array(list(dictionary), pa.string())}))
         for name, frame in self.tables.items():
-            _write_parquet(target / f"{name}.parquet", pa.Table.from_pandas(_encoded(name, frame), preserve_index=False))
+            _write_parquet(
+                target / f"{name}.parquet",
+                pa.Table.from_pandas(_encoded(name, frame, dictionary), preserve_index=False),
+            )
         _write_parquet(target / _DOCUMENT_FILE, _document_table(self.documents))
         with atomic_write(target / _HEADER_FILE) as file:
             json.dump(self._header(), file, indent=2, sort_keys=True)
@@ -157,7 +163,10 @@ class Snapshot:
         header = _read_header(source)
         try:
             dictionary = pq.read_table(source / _DIGEST_FILE)["digest"].to_pylist()
-            tables = {name: _decoded(name, pq.read_table(source / f"{name}.parquet").to_pandas(), dictionary) for name in TABLES}
+            tables = {
+                name: _decoded(name, pq.read_table(source / f"{name}.parquet").to_pandas(), dictionary)
+                for name in TABLES
+            }
             return cls(
                 registry=header["registry"],
                 taken_at=_time(header["taken_at"]),
@@ -276,7 +285,9 @@ def write_csv(frame: pd.DataFrame, path: Path) -> Path:
         elif isinstance(column.dtype, pd.DatetimeTZDtype):
             guarded[name] = column.map(lambda moment: moment.isoformat(), na_action="ignore").astype("object")
         else:
-            guarded[name] = column.map(csv_guard, na_action="ignore") if column.dtype in ("string", "object") else column
+            guarded[name] = (
+                column.map(csv_guard, na_action="ignore") if column.dtype in ("string", "object") else column
+            )
     with atomic_write(path) as file:
         pd.DataFrame(guarded, index=frame.index).to_csv(file, index=False, lineterminator="\r\n")
     return path
@@ -306,17 +317,24 @@ def _read_header(folder: Path) -> dict[str, Any]:
     return dict(header)
 
 
-def _encoded(table: str, frame: pd.DataFrame) -> pd.DataFrame:
+def _encoded(table: str, frame: pd.DataFrame, dictionary: pd.Index[Any]) -> pd.DataFrame:
     """Replace digests by their positions in the dictionary; a missing one is missing."""
+    check(table, frame)
     codes = {}
     for name in digest_columns(table):
+        # Equal dtypes may list their categories in another order, and positions would name other digests.
+        if not frame[name].cat.categories.equals(dictionary):
+            raise UsageError(
+                f"{table}.{name} has its own dictionary of digests: make the tables by Snapshot.from_columns"
+            )
         code = pd.Series(frame[name].cat.codes, index=frame.index).astype("Int32")
         codes[name] = code.mask(code < 0)
     return frame.assign(**codes)
 
 
 def _decoded(table: str, frame: pd.DataFrame, dictionary: list[str]) -> pd.DataFrame:
-    dtype = digest_dtype(dictionary)
+    # In the order of the file: the positions count in it.
+    dtype = pd.CategoricalDtype(pd.Index(dictionary, dtype=object))
     for name in digest_columns(table):
         codes = frame[name].astype("Int32").fillna(-1).to_numpy(dtype="int32")
         frame[name] = pd.Categorical.from_codes(codes, dtype=dtype)

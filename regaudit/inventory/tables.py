@@ -15,10 +15,18 @@ from typing import Any
 import pandas as pd
 
 from regaudit.errors import UsageError
+from regaudit.text import clean
 
 TIME_DTYPE = "datetime64[us, UTC]"
 
-_PLAIN_DTYPES = {"text": "string", "json": "string", "count": "Int64", "bytes": "Int64", "flag": "boolean", "time": TIME_DTYPE}
+_PLAIN_DTYPES = {
+    "text": "string",
+    "json": "string",
+    "count": "Int64",
+    "bytes": "Int64",
+    "flag": "boolean",
+    "time": TIME_DTYPE,
+}
 
 KINDS = ("image", "index", "artifact", "signature", "legacy", "unknown")
 CREATED_SOURCES = ("config", "annotation", "vendor", "v1", "none")
@@ -149,7 +157,9 @@ def digest_dtype(digests: Iterable[Any]) -> pd.CategoricalDtype:
     return pd.CategoricalDtype(pd.Index(sorted({str(d) for d in digests if isinstance(d, str)}), dtype=object))
 
 
-def conform(table: str, columns: Mapping[str, Sequence[Any] | pd.Series[Any]], digests: pd.CategoricalDtype) -> pd.DataFrame:
+def conform(
+    table: str, columns: Mapping[str, Sequence[Any] | pd.Series[Any]], digests: pd.CategoricalDtype
+) -> pd.DataFrame:
     """Return columns of plain values as the table that they belong to.
 
     Parameters
@@ -169,12 +179,14 @@ def conform(table: str, columns: Mapping[str, Sequence[Any] | pd.Series[Any]], d
     Raises
     ------
     UsageError
-        Where a column is missing or one too many, naming it.
+        Where a column is missing or one too many, or has a word or digest outside its vocabulary, naming it.
     """
     expected = columns_of(table)
     if set(columns) != set(expected):
         odd = sorted(set(columns) ^ set(expected))
         raise UsageError(f"the {table} table has the columns {', '.join(expected)}; these differ: {', '.join(odd)}")
+    if len({len(values) for values in columns.values()}) > 1:
+        raise UsageError(f"the columns of the {table} table are not of one length")
     return pd.DataFrame({column.name: _series(column, columns[column.name], digests) for column in TABLES[table]})
 
 
@@ -191,11 +203,22 @@ def check(table: str, frame: pd.DataFrame) -> None:
 
 def _series(column: Column, values: Sequence[Any] | pd.Series[Any], digests: pd.CategoricalDtype) -> pd.Series[Any]:
     if column.type == "digest":
-        return pd.Series(pd.Categorical(values, dtype=digests))
+        return _category(column, values, digests)
     if column.type == "word":
-        return pd.Series(pd.Categorical(values, categories=list(column.words)))
+        return _category(column, values, pd.CategoricalDtype(list(column.words)))
     if column.type == "name":
         return pd.Series(pd.Categorical(values))
     if isinstance(values, pd.Series):
         return values.reset_index(drop=True).astype(_PLAIN_DTYPES[column.type])
     return pd.Series(list(values), dtype=_PLAIN_DTYPES[column.type])
+
+
+def _category(column: Column, values: Sequence[Any] | pd.Series[Any], dtype: pd.CategoricalDtype) -> pd.Series[Any]:
+    given = pd.Series(values, dtype=None if isinstance(values, pd.Series) else object).reset_index(drop=True)
+    codes = dtype.categories.get_indexer(given)
+    # To pandas a value outside the vocabulary is a missing one; here unknown must not pass for absent.
+    outside = (codes < 0) & given.notna().to_numpy()
+    if outside.any():
+        odd = clean(given[outside].iloc[0], 100)
+        raise UsageError(f"the column {column.name} has {odd!r}, which is not in its vocabulary")
+    return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype))

@@ -1,0 +1,406 @@
+"""Questions about tags: which are stale, which are duplicates.
+
+Both answer with a frame of candidates, a row per tag, that can go straight into a plan. Nothing
+here deletes, asks a registry or looks at a clock: age is measured at the time of the reading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from regaudit.errors import UsageError
+from regaudit.inventory.snapshot import Snapshot
+from regaudit.reference import Digest, split_attached_tag
+from regaudit.text import clean, parse_duration
+
+CLOCKS = ("created", "pushed")
+BASES = ("digest", "config", "layers")  # the strongest first
+
+_DAY = timedelta(days=1)
+# What takes a slot of keep_latest. Signatures and other artifacts come and go with what they describe.
+_RANKED_KINDS = ("image", "index")
+# Artifacts share this config (`{}`, image specification 1.1, "empty descriptor"): it says nothing of them.
+_EMPTY_CONFIG = Digest.of(b"{}")
+_VERSION = r"^v?(?P<major>\d{1,18})(?:\.(?P<minor>\d{1,18}))?(?:\.(?P<patch>\d{1,18}))?(?P<rest>[.+_-].*)?$"
+
+
+def stale_tags(
+    snapshot: Snapshot,
+    *,
+    older_than: str | timedelta | None = None,
+    keep_latest: int | None = None,
+    clock: str = "created",
+    match: str | Sequence[str] | None = None,
+    protect: str | Sequence[str] = (),
+    now: datetime | None = None,
+) -> pd.DataFrame:
+    """Return the tags that are stale: those of which *every* given condition holds.
+
+    A tag of unknown age is never stale. Signatures, and the tags that cosign and the referrers
+    fallback attach to a digest, are neither counted nor returned: they go with their subject.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        One reading of a registry.
+    older_than : str or timedelta, optional
+        ``"180D"``, ``"12h"``: stale is what is strictly older. A tag of exactly this age is not.
+    keep_latest : int, optional
+        So many distinct digests of each repository are kept, newest first. Images and indexes
+        count, all tags on one digest are one, and digests of equal age are kept together. With 0
+        none is kept for being new. A digest of unknown age is not counted.
+    clock : {"created", "pushed"}
+        Which time is the age of a tag. Only some registries tell when a tag was pushed.
+    match : str or sequence of str, optional
+        Only tags that match one of these patterns (``*``, ``?``, ``[0-9]``) may be stale. All
+        tags still count for `keep_latest`.
+    protect : str or sequence of str
+        Tags that match one of these patterns are never stale. They count for `keep_latest`.
+    now : datetime, optional
+        The moment at which age is measured, with a time zone; by default ``snapshot.taken_at``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each stale tag, by repository and then oldest first: registry, repository, tag,
+        digest, kind, created, created_source (with the clock ``pushed``: pushed, pushed_source),
+        age_days (Float64), rank (Int64; 1 is the newest digest of the repository, missing where
+        not ranked), content_bytes, reason.
+
+    Raises
+    ------
+    UsageError
+        Where no condition is given, or one cannot be understood; the message says what to type.
+
+    Examples
+    --------
+    >>> stale = stale_tags(snapshot, older_than="180D", keep_latest=5, protect=["latest", "v*"])  # doctest: +SKIP
+    """
+    if older_than is None and keep_latest is None:
+        raise UsageError("nothing says what is stale: give older_than='180D', keep_latest=5, or both")
+    limit = None if older_than is None else parse_duration(older_than)
+    kept = None if keep_latest is None else _check_count(keep_latest)
+    if clock not in CLOCKS:
+        raise UsageError(f"{clean(clock, 40)!r} is not a clock: write clock='created' or clock='pushed'")
+    tags = _with_age(snapshot.tags, clock, _check_now(snapshot.taken_at if now is None else now))
+    stale = tags["age"].notna() & may_be_listed(tags) & _selected(tags["tag"], match, protect)
+    if limit is not None:
+        stale &= tags["age"] > limit
+    if kept is not None:
+        stale &= (tags["rank"] > kept).fillna(False).astype(bool)
+    found = tags[stale].sort_values(["repository", clock, "tag"], ignore_index=True)
+    found["reason"] = _stale_reasons(found, limit, kept)
+    return found[_stale_columns(clock)]
+
+
+def duplicate_tags(
+    snapshot: Snapshot, *, by: str | Sequence[str] = BASES, across_repositories: bool = False
+) -> pd.DataFrame:
+    """Return the tags that could go because another tag, which stays, holds the same content.
+
+    Of every group of equals one tag is the representative, which is never in the frame, and each
+    row is directly equal to the representative that it names. That one is the oldest by
+    `created` (unknown last); among equally old ones a version comes before another name
+    (``1.2.3``, ``latest``), the more exact version before the shorter (``1.2.3``, ``1.2``), the
+    lower before the higher (``1.9.0``, ``1.10.0``), one without a suffix before one with
+    (``1.9.0``, ``1.9.0-rc1``), and then the name decides.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        One reading of a registry.
+    by : str or sequence of str
+        What makes two tags equal: ``digest`` (the same manifest), ``config`` (images with one
+        config under different manifests: the same image, packed or annotated differently),
+        ``layers`` (images with the same layers in the same order under different configs).
+    across_repositories : bool
+        Whether a tag may be a duplicate of one in another repository.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each duplicate, by repository, representative and tag: registry, repository,
+        tag, digest, kind, created, content_bytes, basis (the strongest way in which it equals its
+        representative), duplicate_of (``repository:tag``), reason. Signatures, attached tags and
+        tags without a digest are left out.
+
+    Raises
+    ------
+    UsageError
+        Where `by` names no basis, or one that is not known.
+
+    Examples
+    --------
+    >>> aliases = duplicate_tags(snapshot, by="digest")  # doctest: +SKIP
+    """
+    chosen = _check_bases(by)
+    tags = snapshot.tags
+    tags = tags[may_be_listed(tags) & tags["digest"].notna()].reset_index(drop=True)
+    tags["scope"] = 0 if across_repositories else tags["repository"].cat.codes
+    tags["node"] = tags.assign(digest=tags["digest"].cat.codes).groupby(["scope", "digest"], sort=False).ngroup()
+    tags["order"] = _order_of_preference(tags)
+    nodes = _distinct_contents(tags, snapshot)
+    keeper = _keepers(nodes, chosen)
+    moved = (keeper != nodes.index.to_numpy())[tags["node"]]
+    alias = (tags["order"] != nodes["order"].to_numpy()[tags["node"]]) if "digest" in chosen else False
+    found = tags[moved | alias]
+    stays = nodes.loc[keeper[found["node"]]]
+    own = nodes.loc[found["node"]]
+    config = own["config"].to_numpy()
+    same_config = (config == stays["config"].to_numpy()) & (config >= 0)
+    basis = np.select([own.index == stays.index, same_config], ["digest", "config"], "layers")
+    return _duplicate_frame(found, tags.loc[stays["first"]], basis)
+
+
+def may_be_listed(tags: pd.DataFrame) -> pd.Series[Any]:
+    """Return which rows of a tags table stand for themselves: neither a signature nor attached to a digest."""
+    name = tags["tag"]
+    attached = name.str.startswith(("sha256-", "sha512-")).fillna(False).astype(bool)
+    # The grammar is asked only about names that begin like one: few, or many in a signed registry.
+    begins = np.flatnonzero(attached)
+    attached.iloc[begins] = np.array([split_attached_tag(tag) is not None for tag in name.iloc[begins]], dtype=bool)
+    return ~attached & (tags["kind"] != "signature")
+
+
+def tag_matches(tags: pd.Series[Any], patterns: str | Sequence[str]) -> pd.Series[Any]:
+    """Return which tags match one of the patterns, as the shell matches file names, capitals apart.
+
+    Parameters
+    ----------
+    tags : pandas.Series
+        Tags as text; a missing one matches nothing.
+    patterns : str or sequence of str
+        ``*`` is any text, ``?`` one character, ``[0-9]`` one of these, ``[!0-9]`` one of the others.
+
+    Raises
+    ------
+    UsageError
+        Where a pattern is empty, is not text or has a range that runs backwards.
+
+    Examples
+    --------
+    >>> tag_matches(pd.Series(["1.0", "1.0-rc1", "latest"], dtype="string"), ["*-rc?", "latest"]).tolist()
+    [False, True, True]
+    """
+    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not listed:
+        return pd.Series(False, index=tags.index)
+    if not all(isinstance(pattern, str) and pattern for pattern in listed):
+        raise UsageError("a pattern is empty or not text: write one like 'v1.*' or 'pr-*'")
+    expression = "^(?s:" + "|".join(_translate(pattern) for pattern in listed) + ")$"
+    try:
+        # Straight to Arrow's engine: linear in the text, and its `$` is the end of the text.
+        hits = pc.match_substring_regex(pa.array(tags, type=pa.string(), from_pandas=True), expression)
+    except pa.ArrowInvalid:
+        raise UsageError(
+            f"{clean(', '.join(listed), 160)!r} has a pattern that cannot be read: write one like 'v[0-9]*'"
+        ) from None
+    return pd.Series(hits.fill_null(False).to_numpy(zero_copy_only=False), index=tags.index)
+
+
+# -- stale ------------------------------------------------------------------------------------
+
+
+def _check_count(keep_latest: Any) -> int:
+    if isinstance(keep_latest, bool) or not isinstance(keep_latest, int | np.integer) or keep_latest < 0:
+        raise UsageError(f"keep_latest={clean(repr(keep_latest), 40)} is not a count: write 0, 1, 2 …")
+    return int(keep_latest)
+
+
+def _check_now(now: datetime) -> pd.Timestamp:
+    moment = pd.Timestamp(now) if isinstance(now, datetime) else pd.NaT
+    if moment is pd.NaT or moment.tzinfo is None:
+        raise UsageError(f"now={clean(now, 60)} has no time zone: write datetime.now(UTC)")
+    return moment.tz_convert("UTC")
+
+
+def _selected(tags: pd.Series[Any], match: str | Sequence[str] | None, protect: str | Sequence[str]) -> pd.Series[Any]:
+    protected = tag_matches(tags, protect)
+    if match is None:
+        return ~protected
+    if not isinstance(match, str) and not list(match):
+        # Taking it for "any tag" would make all tags stale where a computed list came out empty.
+        raise UsageError("match= has no pattern: write match='pr-*', or leave it out for all tags")
+    return tag_matches(tags, match) & ~protected
+
+
+def _with_age(tags: pd.DataFrame, clock: str, now: pd.Timestamp) -> pd.DataFrame:
+    """Add the age, and the rank among the repository's distinct digests, of which 1 is the newest."""
+    age = now - tags[clock]
+    counted = tags["kind"].isin(_RANKED_KINDS) & tags["digest"].notna() & age.notna() & may_be_listed(tags)
+    # Small integers, not categories: pandas would hash every digest of the snapshot once per step.
+    codes = pd.DataFrame({"repository": tags["repository"].cat.codes, "digest": tags["digest"].cat.codes})
+    content = codes[counted].groupby(["repository", "digest"], sort=False).ngroup()
+    # A digest is as new as its newest tag: with the clock `pushed` its tags may differ.
+    newest = tags.loc[counted, clock].groupby(content).transform("max")
+    distinct = ~content.duplicated()
+    # "min" gives equals the better rank, so that a tie across the limit is kept whole.
+    ranks = newest[distinct].groupby(codes["repository"]).rank(method="min", ascending=False)
+    rank = content.map(ranks.set_axis(content[distinct])).reindex(tags.index)
+    days = (age / _DAY).astype("Float64")
+    return tags.assign(age=age, age_days=days.mask(age.isna()), rank=rank.astype("Int64"))
+
+
+def _stale_columns(clock: str) -> list[str]:
+    first = ["registry", "repository", "tag", "digest", "kind"]
+    return [*first, clock, f"{clock}_source", "age_days", "rank", "content_bytes", "reason"]
+
+
+def _stale_reasons(stale: pd.DataFrame, limit: timedelta | None, kept: int | None) -> pd.Series[Any]:
+    reasons = []
+    if limit is not None:
+        unit, size = _unit_of(limit)
+        ages = (stale["age"] // pd.Timedelta(size)).astype("Int64").astype("string")
+        reasons.append(f"older than {limit // size} {unit} (" + ages + f" {unit})")
+    if kept is not None:
+        reasons.append(f"not among the newest {kept} (rank " + stale["rank"].astype("string") + ")")
+    texts = reasons[0] if len(reasons) == 1 else reasons[0] + "; " + reasons[1]
+    return texts.astype("string")
+
+
+def _unit_of(duration: timedelta) -> tuple[str, timedelta]:
+    """Return the largest unit that measures a duration without a rest."""
+    units = {"d": _DAY, "h": timedelta(hours=1), "min": timedelta(minutes=1), "s": timedelta(seconds=1)}
+    whole = (item for item in units.items() if not duration % item[1])
+    return next(whole, ("ms", timedelta(milliseconds=1)))
+
+
+# -- patterns ---------------------------------------------------------------------------------
+
+
+def _translate(pattern: str) -> str:
+    """Return a shell pattern as a regular expression of Arrow's engine (`fnmatch.translate` writes Python's)."""
+    wild = {"*": ".*", "?": "."}
+    pieces = re.split(r"(\*+|\?|\[!?\]?[^\]]*\])", pattern)
+    return "".join(
+        _set_of(p) if p[:1] == "[" and p[-1:] == "]" and len(p) > 2 else wild.get(p[:1], re.escape(p)) for p in pieces
+    )
+
+
+def _set_of(piece: str) -> str:
+    inner = piece[1:-1]
+    negated = inner.startswith("!")
+    body = re.sub(r"([\\\[\]^&~|])", r"\\\1", inner[negated:])
+    return f"[{'^' if negated else ''}{body}]"
+
+
+# -- duplicates -------------------------------------------------------------------------------
+
+
+def _check_bases(by: str | Iterable[str]) -> frozenset[str]:
+    chosen = frozenset([by] if isinstance(by, str) else by)
+    odd = chosen - set(BASES)
+    if odd or not chosen:
+        named = clean(", ".join(sorted(map(str, odd))), 80)
+        raise UsageError(
+            f"{named or 'nothing'} is not what tags can share: write by='digest', 'config', 'layers' or several"
+        )
+    return chosen
+
+
+def _order_of_preference(tags: pd.DataFrame) -> Any:
+    """Return the place of each tag in the order in which representatives are chosen, from 0."""
+    version = pc.extract_regex(pa.array(tags["tag"], type=pa.string(), from_pandas=True), _VERSION)
+    named = version.is_null().to_numpy(zero_copy_only=False)
+    keys: dict[str, Any] = {"created": tags["created"], "named": named}
+    parts = {part: pc.struct_field(version, part).fill_null("") for part in ("major", "minor", "patch", "rest")}
+    numbers = {
+        part: pc.if_else(pc.equal(parts[part], ""), "-1", parts[part]).cast(pa.int64())
+        for part in ("major", "minor", "patch")
+    }
+    keys["short"] = sum((number.to_numpy() < 0).astype("int8") for number in numbers.values())
+    keys |= {part: number.to_numpy() for part, number in numbers.items()}
+    keys["suffix"] = pc.not_equal(parts["rest"], "").to_numpy(zero_copy_only=False)
+    keys |= {"tag": tags["tag"], "repository": tags["repository"]}
+    chosen_first = pd.DataFrame(keys).sort_values(list(keys), na_position="last").index
+    order = np.empty(len(tags), dtype="int64")
+    order[chosen_first] = np.arange(len(tags))
+    return order
+
+
+def _distinct_contents(tags: pd.DataFrame, snapshot: Snapshot) -> pd.DataFrame:
+    """Return a row per scope and digest: the place of its best tag, and codes for config and layers (-1: none)."""
+    best = tags.sort_values("order").drop_duplicates("node").sort_values("node")
+    nodes = pd.DataFrame({"scope": best["scope"].to_numpy(), "order": best["order"].to_numpy(), "first": best.index})
+    digest = best["digest"].cat.codes.to_numpy()
+    is_image = (best["kind"] == "image").to_numpy()
+    for name, known in (("config", _configs(snapshot)), ("layers", _layer_lists(snapshot, digest[is_image]))):
+        code = known.reindex(digest).fillna(-1).to_numpy(dtype="int64")
+        nodes[name] = np.where(is_image, code, -1)
+    return nodes
+
+
+def _configs(snapshot: Snapshot) -> pd.Series[Any]:
+    """Return the code of each manifest's config, by the manifest's code."""
+    manifests = snapshot.manifests
+    config = manifests["config_digest"]
+    said = manifests[config.notna() & (config.astype("object") != _EMPTY_CONFIG)].drop_duplicates("digest")
+    return pd.Series(said["config_digest"].cat.codes.to_numpy("int64"), index=said["digest"].cat.codes.to_numpy())
+
+
+def _layer_lists(snapshot: Snapshot, manifests: Any) -> pd.Series[Any]:
+    """Return a number for each manifest with layers, equal where the ordered lists are, by the manifest's code.
+
+    The lists are laid out as one binary value for each manifest, which Arrow then compares whole:
+    exact, and without a Python loop.
+    """
+    blobs = snapshot.blobs
+    manifest = blobs["manifest_digest"].cat.codes
+    edges = pd.DataFrame({"manifest": manifest, "position": blobs["position"], "layer": blobs["digest"].cat.codes})
+    edges = edges[(blobs["role"] == "layer") & manifest.isin(np.unique(manifests))]
+    # A manifest of several repositories has the same layers in each: content decides, not place.
+    edges = edges.drop_duplicates(["manifest", "position"]).sort_values(["manifest", "position"])
+    held, starts = np.unique(edges["manifest"].to_numpy(), return_index=True)
+    layers = np.ascontiguousarray(edges["layer"].to_numpy("int32"))
+    offsets = np.append(starts, len(layers)).astype("int64") * layers.itemsize
+    lists = pa.Array.from_buffers(pa.large_binary(), len(held), [None, pa.py_buffer(offsets), pa.py_buffer(layers)])
+    return pd.Series(lists.dictionary_encode().indices.to_numpy().astype("int64"), index=held)
+
+
+def _keepers(nodes: pd.DataFrame, bases: frozenset[str]) -> Any:
+    """Return for each distinct content the one that stands for it: itself, or one that is directly equal.
+
+    Equality by config and by layers may chain (A has B's config, B has C's layers, A and C have
+    nothing in common), so a content that stands for others by config alone is not given up for
+    its layers.
+    """
+    own = nodes.index.to_numpy()
+    config, layers, order = (nodes[name].to_numpy() for name in ("config", "layers", "order"))
+    keeper = own
+    if "config" in bases:
+        keeper = np.where(config >= 0, _first(nodes, "config", order), own)
+    if "layers" not in bases:
+        return keeper
+    pinned = np.isin(own, keeper[layers != layers[keeper]])
+    kept = keeper == own
+    beyond = order.max(initial=0) + 1
+    preferred = _first(nodes, "layers", order + np.where(pinned, -beyond, np.where(kept, 0, beyond)))
+    leaves = kept & ~pinned & (layers >= 0) & ((config != config[preferred]) | (config < 0))
+    keeper = np.where(leaves, preferred, keeper)
+    return keeper[keeper]
+
+
+def _first(nodes: pd.DataFrame, key: str, order: Any) -> Any:
+    """Return for each content the one that comes first among those of its scope with the same key."""
+    ranked = nodes.assign(order=order).sort_values("order").reset_index(names="node")
+    group = ranked.groupby(["scope", key], sort=False)["node"].transform("first")
+    return pd.Series(group.to_numpy(), index=ranked["node"]).sort_index().to_numpy()
+
+
+def _duplicate_frame(found: pd.DataFrame, stays: pd.DataFrame, basis: Any) -> pd.DataFrame:
+    representative = (stays["repository"].astype("string") + ":" + stays["tag"]).to_numpy()
+    frame = found[["registry", "repository", "tag", "digest", "kind", "created", "content_bytes"]].assign(
+        basis=pd.Categorical(basis, categories=list(BASES)),
+        duplicate_of=pd.Series(representative, index=found.index, dtype="string"),
+    )
+    phrases = {"digest": "same digest as ", "config": "same config as ", "layers": "same layers as "}
+    frame["reason"] = frame["basis"].astype("string").map(phrases).astype("string") + frame["duplicate_of"]
+    return frame.sort_values(["repository", "duplicate_of", "tag"], ignore_index=True)

@@ -1,0 +1,264 @@
+"""The durable record of deletions: approvals, intents, saved manifests, outcomes.
+
+A SQLite file with a rollback journal and ``synchronous=EXTRA``: every entry is on the disk before the
+request that it announces leaves. (Write-ahead logging does not work on the network file systems
+that notebook servers live on.) Entries are only ever added, and each carries the hash of the one before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import platformdirs
+
+from regaudit.errors import JournalError
+from regaudit.text import clean, slug
+
+FORMAT = "regaudit-journal/1"
+_FIRST = "0" * 64
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE entries (
+    number INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    run TEXT NOT NULL,
+    event TEXT NOT NULL,
+    key TEXT NOT NULL,
+    data TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    hash TEXT NOT NULL
+);
+CREATE INDEX entries_of_run ON entries (run, number);
+CREATE INDEX entries_of_key ON entries (key, number);
+CREATE TABLE manifests (digest TEXT PRIMARY KEY, media_type TEXT NOT NULL, raw BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the record.
+
+    Attributes
+    ----------
+    event : str
+        ``started`` (with the plan and its approval), ``intent``, ``outcome`` or ``finished``.
+    key : str
+        The row of the plan, where the event is about one.
+    """
+
+    number: int
+    at: str
+    run: str
+    event: str
+    key: str
+    data: dict[str, Any]
+    previous: str
+    hash: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as plain values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Journal:
+    """The record in one file. Safe to share between threads.
+
+    Parameters
+    ----------
+    path : path
+        Made where it does not exist, with its folder.
+
+    Raises
+    ------
+    JournalError
+        The file is no journal, is damaged, of another version, or cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+        try:
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            self._connection.close()
+            raise self._unusable(error) from None
+        except JournalError:
+            self._connection.close()
+            raise
+
+    @staticmethod
+    def default_path(registry: str) -> Path:
+        """Return where the journal of a registry lives unless another place is named."""
+        return platformdirs.user_state_path("regaudit") / slug(registry) / "regaudit-journal.sqlite"
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the journal for one run; raises `JournalError` where another process or thread has it."""
+        lock = self.path.with_name(self.path.name + ".lock")
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise JournalError(
+                    f"{clean(self.path)} is in use by another run: wait for it, or name another journal"
+                ) from None
+            yield
+
+    def record(self, run: str, event: str, key: str = "", **data: Any) -> None:
+        """Add an entry; when this returns, it is on the disk."""
+        with self._transaction():
+            self._add(run, event, key, data)
+
+    def record_intent(self, run: str, key: str, *, digest: str, media_type: str, raw: bytes, **data: Any) -> None:
+        """Add what is about to be deleted together with its bytes; when this returns, both are on the disk."""
+        with self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)", (digest, media_type, raw))
+            self._add(run, "intent", key, {"digest": digest, **data})
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def entries(self, run: str | None = None) -> Iterator[Entry]:
+        """Yield the entries of a run, or all, oldest first."""
+        where, values = ("WHERE run = ?", (run,)) if run is not None else ("", ())
+        for row in self._rows(f"SELECT * FROM entries {where} ORDER BY number", values):
+            yield _entry(row)
+
+    def runs(self) -> list[Entry]:
+        """Return the ``started`` entries of all runs, oldest first."""
+        return [_entry(row) for row in self._rows("SELECT * FROM entries WHERE event = 'started' ORDER BY number")]
+
+    def last(self, run: str, key: str, event: str) -> Entry | None:
+        """Return the newest entry of an event for a row of a run."""
+        rows = self._rows(
+            "SELECT * FROM entries WHERE run = ? AND key = ? AND event = ? ORDER BY number DESC LIMIT 1",
+            (run, key, event),
+        )
+        return _entry(rows[0]) if rows else None
+
+    def manifest(self, digest: str) -> tuple[str, bytes] | None:
+        """Return media type and bytes of a saved manifest."""
+        rows = self._rows("SELECT media_type, raw FROM manifests WHERE digest = ?", (digest,))
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def verify(self) -> int:
+        """Check that no entry was changed, removed or put in between, and return how many there are.
+
+        Raises
+        ------
+        JournalError
+            With the number of the first entry that does not follow from the one before.
+        """
+        previous, count = _FIRST, 0
+        for count, entry in enumerate(self.entries(), start=1):
+            if entry.number != count or entry.previous != previous or entry.hash != _hash(entry):
+                raise JournalError(
+                    f"{clean(self.path)}: entry {count} does not follow from the one before: the record was changed"
+                )
+            previous = entry.hash
+        for digest, raw in self._rows("SELECT digest, raw FROM manifests"):
+            if hashlib.new(digest.partition(":")[0], raw).hexdigest() != digest.partition(":")[2]:
+                raise JournalError(f"{clean(self.path)}: the saved bytes of {clean(digest, 100)} were changed")
+        return count
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA journal_mode=DELETE")
+        self._connection.execute("PRAGMA synchronous=EXTRA")
+        with self._transaction():
+            if not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'"):
+                for statement in _SCHEMA.split(";\n"):
+                    self._connection.execute(statement)
+                self._connection.execute("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
+        found = self._rows("SELECT value FROM meta WHERE key = 'format'")
+        if not found or found[0][0] != FORMAT:
+            raise JournalError(
+                f"{clean(self.path)} is a journal of another version ({clean(found[0][0] if found else '?', 60)}): "
+                "use the regaudit that wrote it, or name another journal"
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise self._unusable(error) from None
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _add(self, run: str, event: str, key: str, data: dict[str, Any]) -> None:
+        newest = self._rows("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1")
+        number, previous = (newest[0][0] + 1, newest[0][1]) if newest else (1, _FIRST)
+        entry = Entry(number, datetime.now(UTC).isoformat(), run, event, key, data, previous, "")
+        self._connection.execute(
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, entry.at, run, event, key, _canonical(data), previous, _hash(entry)),
+        )
+
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._unusable(error) from None
+
+    def _unusable(self, error: Exception) -> JournalError:
+        return JournalError(
+            f"{clean(self.path)} cannot be used as a journal ({clean(error, 120)}): name another with journal="
+        )
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    number, at, run, event, key, data, previous, own = row
+    try:
+        return Entry(number, at, run, event, key, json.loads(data), previous, own)
+    except ValueError:
+        raise JournalError(f"entry {number} of the journal cannot be read: the file was changed") from None
+
+
+def _canonical(data: dict[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _hash(entry: Entry) -> str:
+    parts = [entry.number, entry.at, entry.run, entry.event, entry.key, _canonical(entry.data), entry.previous]
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode("ascii")).hexdigest()

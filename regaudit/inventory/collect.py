@@ -1,0 +1,637 @@
+"""collect(): reads a registry into a snapshot; concurrent, keeps going, records what it could not read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from regaudit.client import v2
+from regaudit.client.bulk import Bulk, Result
+from regaudit.client.exchange import Conversation
+from regaudit.client.registry import Registry
+from regaudit.errors import BadManifest, NotFound, RegistryError, UsageError
+from regaudit.inventory.snapshot import Document, Documents, Snapshot
+from regaudit.inventory.tables import TABLES, columns_of
+from regaudit.manifest import (
+    IMAGE_CONFIG_TYPES,
+    LARGEST_SIZE,
+    OCI_CONFIG,
+    AnyManifest,
+    Descriptor,
+    ImageConfig,
+    Index,
+    LegacyManifest,
+    Manifest,
+    believable,
+    parse_image_config,
+)
+from regaudit.reference import Digest, check_pattern, compile_pattern, is_literal
+from regaudit.text import clean, parse_time, redact
+
+logger = logging.getLogger("regaudit.inventory")
+
+# An index nests once or twice; these bounds end a walk that a hostile registry never would.
+_DEEPEST_INDEX = 8
+_WIDEST_INDEX = 10_000
+_CREATED_ANNOTATION = "org.opencontainers.image.created"
+# Where a GET of a manifest is metered or counts as a pull, HEAD comes first: Docker Hub says so of its
+# rate limit ("HEAD requests are not counted"), GHCR counts downloads.
+_METERED = frozenset({"docker.io", "ghcr.io"})
+
+_DISCOVERED = {"tag": "tag", "child": "index", "referrer": "referrer"}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a reading has come."""
+
+    tags_done: int
+    tags_total: int
+    repositories_done: int
+    repositories_total: int
+    requests: int
+
+
+def collect(
+    registry: Registry,
+    *patterns: str,
+    exclude: Iterable[str] = (),
+    progress: bool | Callable[[Progress], None] = True,
+    referrers: bool = True,
+    documents: bool = True,
+    head_first: bool | None = None,
+) -> Snapshot:
+    """Read a registry into tables.
+
+    One repository that cannot be read does not stop the others: it becomes a row of ``problems``. An
+    interrupt (Ctrl-C, the kernel's stop button) ends the reading, and what was read so far is returned
+    with the rest marked as not read.
+
+    Parameters
+    ----------
+    registry : Registry
+    *patterns : str
+        Names of repositories; ``*`` stands for a part of a name, ``**`` crosses ``/``. None: everything in
+        the catalog. A literal name needs no catalog.
+    exclude : iterable of str
+        Patterns of repositories to leave out.
+    progress : bool or callable
+        True shows a bar; a callable is given a `Progress` after each result.
+    referrers : bool
+        Ask for the referrers of every digest where the registry offers that. Without it nothing can be
+        deleted, because what a deletion would orphan is not known.
+    documents : bool
+        Keep the bytes of manifests and configs in ``snapshot.documents``.
+    head_first : bool or None
+        Ask for a tag's digest by HEAD, and GET each digest once; None decides by the registry.
+
+    Returns
+    -------
+    Snapshot
+
+    Raises
+    ------
+    Unreachable, NotARegistry, AuthenticationFailed
+        Before anything is read.
+    InvalidReference
+        A pattern that is none.
+    """
+    selection = _Selection.of(patterns, exclude)
+    metered = registry.host in _METERED if head_first is None else head_first
+    registry.ping()
+    before = Counter(registry.session.counts)
+    reading = _Reading(registry, selection, referrers=referrers, keep=documents, head_first=metered)
+    with _shown(progress) as show:
+        reading.run(show)
+    spent = Counter(registry.session.counts)
+    spent.subtract(before)
+    return reading.snapshot(patterns, {purpose: count for purpose, count in spent.items() if count})
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """Which repositories are to be read."""
+
+    patterns: tuple[str, ...]
+    excluded: tuple[str, ...]
+
+    @classmethod
+    def of(cls, patterns: tuple[str, ...], exclude: Iterable[str]) -> _Selection:
+        if isinstance(exclude, str):
+            raise UsageError(f"exclude is one text where several are expected: write [{clean(exclude, 80)!r}]")
+        return cls(tuple(map(check_pattern, patterns)), tuple(map(check_pattern, exclude)))
+
+    @property
+    def literals(self) -> list[str]:
+        return [name for name in dict.fromkeys(self.patterns) if is_literal(name) and not self._left_out(name)]
+
+    @property
+    def needs_catalog(self) -> bool:
+        return not self.patterns or any(not is_literal(pattern) for pattern in self.patterns)
+
+    def of_catalog(self, names: Iterable[str]) -> list[str]:
+        wanted = [compile_pattern(pattern) for pattern in self.patterns]
+        matching = (name for name in names if not wanted or any(pattern.fullmatch(name) for pattern in wanted))
+        return [name for name in matching if not self._left_out(name)]
+
+    def _left_out(self, name: str) -> bool:
+        return any(compile_pattern(pattern).fullmatch(name) for pattern in self.excluded)
+
+
+@dataclass(slots=True)
+class _Found:
+    """A manifest of a repository, and how it was found."""
+
+    manifest: AnyManifest
+    discovered_by: str
+    platform: str | None = None
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The state of one reading. Only the collecting thread touches it."""
+
+    registry: Registry
+    selection: _Selection
+    referrers: bool
+    keep: bool
+    head_first: bool
+    taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    tags: dict[tuple[str, str], tuple[Digest | None, datetime]] = field(default_factory=dict)
+    found: dict[tuple[str, Digest], _Found] = field(default_factory=dict)
+    asked: set[tuple[str, Digest]] = field(default_factory=set)
+    configs: dict[Digest, ImageConfig | None] = field(default_factory=dict)
+    media_types: dict[Digest, str] = field(default_factory=dict)
+    needing: dict[Digest, set[str]] = field(default_factory=dict)
+    repositories: dict[str, None] = field(default_factory=dict)
+    pending: Counter[str] = field(default_factory=Counter)
+    missing: set[tuple[str, Digest]] = field(default_factory=set)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    tags_total: int = 0
+    tags_done: int = 0
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def run(self, show: Callable[[Progress], None]) -> None:
+        try:
+            with self.registry.bulk() as bulk:
+                if self.selection.needs_catalog:
+                    self._submit(bulk, "", ("catalog",), v2.catalog(self.registry.session))
+                for name in self.selection.literals:
+                    self._read_repository(bulk, name)
+                for result in bulk.results():
+                    self._take(bulk, result)
+                    show(self._progress())
+        except KeyboardInterrupt:
+            self._interrupted()
+
+    def _submit(self, bulk: Bulk, repository: str, key: tuple[Any, ...], conversation: Conversation[Any]) -> None:
+        self.pending[repository] += 1
+        bulk.submit((repository, *key), conversation)
+
+    def _read_repository(self, bulk: Bulk, name: str) -> None:
+        if name in self.repositories:
+            return
+        self.repositories[name] = None
+        self._submit(bulk, name, ("tags",), v2.tags(self.registry.session, name))
+        if not self.referrers:
+            self._problem(name, None, "referrers", "not_asked", "referrers were not asked for", blocking=True)
+
+    def _read_tag(self, repository: str, tag: str) -> Conversation[AnyManifest]:
+        session = self.registry.session
+        if not self.head_first:
+            return (yield from v2.get_manifest(session, repository, tag))
+        try:
+            head = yield from v2.head_manifest(session, repository, tag)
+        except NotFound:  # definite only where the registry answers HEAD at all: let GET say it
+            return (yield from v2.get_manifest(session, repository, tag))
+        known = self.found.get((repository, head.digest)) if head.digest is not None else None
+        if known is not None and known.manifest.media_type == head.media_type:
+            return known.manifest
+        return (yield from v2.get_manifest(session, repository, head.digest or tag))
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def _take(self, bulk: Bulk, result: Result) -> None:
+        key: tuple[Any, ...] = result.key  # type: ignore[assignment]
+        repository, what, *rest = key
+        self.pending[repository] -= 1
+        handlers: dict[str, Callable[..., None]] = {
+            "catalog": self._take_catalog,
+            "tags": self._take_tags,
+            "tag": self._take_tag,
+            "manifest": self._take_manifest,
+            "config": self._take_config,
+            "referrers": self._take_referrers,
+        }
+        handlers[what](bulk, result, repository, *rest)
+
+    def _take_catalog(self, bulk: Bulk, result: Result, _: str) -> None:
+        listing: v2.Listing = _value(result)
+        for name in listing.invalid:
+            self._problem(
+                None, name, "catalog", "invalid_name", "the registry lists a name that is none", blocking=True
+            )
+        if listing.error is not None:
+            hint = (
+                "; name the repositories that you want to read" if listing.error.status in {401, 403, 404, 405} else ""
+            )
+            self._failed(None, None, "catalog", listing.error, hint=hint)
+        for name in self.selection.of_catalog(listing.names):
+            self._read_repository(bulk, name)
+
+    def _take_tags(self, bulk: Bulk, result: Result, repository: str) -> None:
+        listing: v2.Listing = _value(result)
+        for name in listing.invalid:
+            self._problem(
+                repository, name, "tags", "invalid_name", "the registry lists a tag that is none", blocking=True
+            )
+        if listing.error is not None:
+            self._failed(repository, None, "tags", listing.error)
+        self.tags_total += len(listing.names)
+        for tag in listing.names:
+            self._submit(bulk, repository, ("tag", tag), self._read_tag(repository, tag))
+
+    def _take_tag(self, bulk: Bulk, result: Result, repository: str, tag: str) -> None:
+        self.tags_done += 1
+        manifest: AnyManifest | None = result.value
+        self.tags[repository, tag] = (None if manifest is None else manifest.digest, datetime.now(UTC))
+        if manifest is not None:
+            self._meet(bulk, repository, manifest, "tag", 0)
+        elif isinstance(result.error, NotFound):
+            message = "the tag is listed, and its manifest is gone"
+            self._failed(repository, tag, "manifest", result.error, kind="dangling", message=message, blocking=False)
+        else:
+            self._failed(repository, tag, "manifest", result.error)
+
+    def _take_manifest(
+        self, bulk: Bulk, result: Result, repository: str, digest: Digest, role: str, depth: int
+    ) -> None:
+        if result.value is not None:
+            self._meet(bulk, repository, result.value, _DISCOVERED[role], depth)
+        elif isinstance(result.error, NotFound):
+            self.missing.add((repository, digest))
+            message = f"listed as a {role}, and not there"
+            self._failed(
+                repository, digest, "manifest", result.error, kind="missing_child", message=message, blocking=False
+            )
+        else:
+            self._failed(repository, digest, "manifest", result.error)
+
+    def _take_config(self, _: Bulk, result: Result, repository: str, digest: Digest) -> None:
+        if result.error is not None:
+            for name in self.needing.get(digest, {repository}):
+                self._failed(name, digest, "config", result.error)
+            return
+        try:
+            self.configs[digest] = parse_image_config(result.value)
+        except BadManifest as error:
+            self._failed(repository, digest, "config", error, blocking=False)
+
+    def _take_referrers(self, bulk: Bulk, result: Result, repository: str, digest: Digest, depth: int) -> None:
+        if result.error is not None:
+            self._failed(repository, digest, "referrers", result.error)
+            return
+        for descriptor in result.value or ():
+            self._read_manifest(bulk, repository, descriptor, "referrer", depth + 1)
+
+    def _meet(self, bulk: Bulk, repository: str, manifest: AnyManifest, discovered_by: str, depth: int) -> None:
+        """Take in a manifest, and ask for what hangs on it."""
+        key = (repository, manifest.digest)
+        if key in self.found:
+            return
+        self.found[key] = _Found(manifest, discovered_by)
+        self.asked.add(key)
+        if isinstance(manifest, LegacyManifest):
+            return
+        if isinstance(manifest, Index):
+            self._read_children(bulk, repository, manifest, depth)
+        else:
+            self._read_config(bulk, repository, manifest)
+        if self.referrers and self.registry.session.capabilities.get("referrers", True) and depth < _DEEPEST_INDEX:
+            conversation = v2.listed_referrers(self.registry.session, repository, manifest.digest)
+            self._submit(bulk, repository, ("referrers", manifest.digest, depth), conversation)
+
+    def _read_children(self, bulk: Bulk, repository: str, index: Index, depth: int) -> None:
+        if depth >= _DEEPEST_INDEX or len(index.manifests) > _WIDEST_INDEX:
+            message = f"an index nested deeper than {_DEEPEST_INDEX} or wider than {_WIDEST_INDEX}: its children were not read"
+            self._problem(repository, index.digest, "manifest", "too_deep", message, blocking=True)
+            return
+        for descriptor in index.manifests:
+            self._read_manifest(bulk, repository, descriptor, "child", depth + 1)
+
+    def _read_manifest(self, bulk: Bulk, repository: str, descriptor: Descriptor, role: str, depth: int) -> None:
+        key = (repository, descriptor.digest)
+        if key in self.asked:
+            return
+        self.asked.add(key)
+        conversation = v2.get_manifest(self.registry.session, repository, descriptor.digest)
+        self._submit(bulk, repository, ("manifest", descriptor.digest, role, depth), conversation)
+
+    def _read_config(self, bulk: Bulk, repository: str, manifest: Manifest) -> None:
+        digest = manifest.config.digest
+        if manifest.config.media_type not in IMAGE_CONFIG_TYPES:
+            return
+        first = digest not in self.needing
+        self.needing.setdefault(digest, set()).add(repository)
+        self.media_types[digest] = manifest.config.media_type
+        if first:
+            self._submit(bulk, repository, ("config", digest), v2.get_blob(self.registry.session, repository, digest))
+
+    # -- what went wrong ----------------------------------------------------------------------
+
+    def _failed(
+        self,
+        repository: str | None,
+        identifier: str | None,
+        stage: str,
+        error: RegistryError | None,
+        *,
+        kind: str | None = None,
+        message: str | None = None,
+        hint: str = "",
+        blocking: bool = True,
+    ) -> None:
+        assert error is not None  # noqa: S101 -- a result has a value or an error
+        text = (message or str(error)) + hint
+        word = kind or error.kind
+        self._problem(
+            repository, identifier, stage, word, text, blocking=blocking, code=error.code, status=error.status
+        )
+
+    def _problem(
+        self,
+        repository: str | None,
+        identifier: str | None,
+        stage: str,
+        error: str,
+        message: str,
+        *,
+        blocking: bool,
+        code: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        self.problems.append(
+            {
+                "registry": self.registry.host,
+                "repository": repository,
+                "identifier": identifier,
+                "stage": stage,
+                "error": error,
+                "code": code,
+                "status": status,
+                "message": redact(message),
+                "blocking": blocking,
+            }
+        )
+
+    def _interrupted(self) -> None:
+        """Mark as not read whatever was still to come."""
+        logger.warning("the reading was interrupted: what was read so far is kept and marked incomplete")
+        waiting = {name for name, count in self.pending.items() if count}
+        waiting |= {name for digest, names in self.needing.items() if digest not in self.configs for name in names}
+        for name in sorted(waiting):
+            stage = "tags" if name else "catalog"
+            self._problem(name or None, None, stage, "interrupted", "the reading was interrupted", blocking=True)
+
+    def _progress(self) -> Progress:
+        done = sum(not self.pending[name] for name in self.repositories)
+        return Progress(
+            self.tags_done, self.tags_total, done, len(self.repositories), sum(self.registry.session.counts.values())
+        )
+
+    # -- tables -------------------------------------------------------------------------------
+
+    def snapshot(self, patterns: tuple[str, ...], requests: dict[str, int]) -> Snapshot:
+        columns: dict[str, dict[str, list[Any]]] = {table: {name: [] for name in columns_of(table)} for table in TABLES}
+        rows = _Rows(self)
+        for table, records in rows.tables().items():
+            for record in records:
+                for name, values in columns[table].items():
+                    values.append(record.get(name))
+        return Snapshot.from_columns(
+            columns,
+            registry=self.registry.host,
+            taken_at=self.taken_at,
+            finished_at=datetime.now(UTC),
+            patterns=patterns,
+            repositories=tuple(sorted(self.repositories)),
+            documents=Documents(self._documents()),
+            requests=requests,
+        )
+
+    def _documents(self) -> dict[str, Document]:
+        if not self.keep:
+            return {}
+        kept = {str(d): Document(f.manifest.media_type, f.manifest.raw) for (_, d), f in self.found.items()}
+        for digest, config in self.configs.items():
+            if config is not None:
+                kept[str(digest)] = Document(self.media_types.get(digest, OCI_CONFIG), config.raw)
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What is derived for a manifest: when it was built, and the distinct blobs it needs."""
+
+    created: datetime | None
+    source: str
+    blobs: dict[Digest, int]
+    complete: bool = True
+
+
+class _Rows:
+    """Turns what a reading found into rows."""
+
+    def __init__(self, reading: _Reading) -> None:
+        self._reading = reading
+        self._described: dict[tuple[str, Digest], _Description] = {}
+        self._tag_counts = Counter(
+            (repository, digest) for (repository, _), (digest, _) in reading.tags.items() if digest
+        )
+        self._platforms = {
+            (repository, child.digest): str(child.platform)
+            for (repository, _), found in reading.found.items()
+            if isinstance(found.manifest, Index)
+            for child in found.manifest.manifests
+            if child.platform is not None
+        }
+
+    def tables(self) -> dict[str, Iterable[dict[str, Any]]]:
+        ordered = sorted(self._reading.found, key=lambda key: (key[0], key[1]))
+        return {
+            "tags": (self._tag(*key) for key in sorted(self._reading.tags)),
+            "manifests": (self._manifest(*key) for key in ordered),
+            "blobs": (row for key in ordered for row in self._blobs(*key)),
+            "children": (row for key in ordered for row in self._children(*key)),
+            "problems": self._reading.problems,
+        }
+
+    def _place(self, repository: str) -> dict[str, Any]:
+        return {"registry": self._reading.registry.host, "repository": repository}
+
+    def _tag(self, repository: str, tag: str) -> dict[str, Any]:
+        digest, seen_at = self._reading.tags[repository, tag]
+        row = {**self._place(repository), "tag": tag, "digest": digest, "seen_at": seen_at, "pushed_source": "none"}
+        if digest is None:
+            return {**row, "kind": "unknown", "created_source": "none"}
+        manifest = self._reading.found[repository, digest].manifest
+        return {**row, "media_type": manifest.media_type, "kind": manifest.kind, **self._derived(repository, digest)}
+
+    def _manifest(self, repository: str, digest: Digest) -> dict[str, Any]:
+        found = self._reading.found[repository, digest]
+        manifest = found.manifest
+        row = {
+            **self._place(repository),
+            "digest": digest,
+            "media_type": manifest.media_type,
+            "artifact_type": manifest.artifact_type,
+            "kind": manifest.kind,
+            "platform": self._platforms.get((repository, digest)),
+            "manifest_bytes": len(manifest.raw),
+            "layer_count": len(manifest.manifests if isinstance(manifest, Index) else manifest.layers),
+            "tag_count": self._tag_counts[repository, digest],
+            "subject_digest": manifest.subject.digest if manifest.subject is not None else None,
+            "discovered_by": found.discovered_by,
+            "annotations": _json(manifest.annotations),
+            **self._derived(repository, digest),
+        }
+        return {**row, **self._of_config(manifest, row)}
+
+    def _of_config(self, manifest: AnyManifest, row: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(manifest, Manifest):
+            return {}
+        config = self._reading.configs.get(manifest.config.digest)
+        platform = str(config.platform) if config is not None and config.platform is not None else None
+        kind = manifest.artifact_type or (manifest.config.media_type if manifest.kind == "artifact" else None)
+        return {
+            "config_digest": manifest.config.digest,
+            "artifact_type": kind,
+            "platform": row["platform"] or platform,
+            "labels": None if config is None else _json(config.labels),
+        }
+
+    def _blobs(self, repository: str, digest: Digest) -> Iterator[dict[str, Any]]:
+        manifest = self._reading.found[repository, digest].manifest
+        place = {**self._place(repository), "manifest_digest": digest}
+        if isinstance(manifest, LegacyManifest):  # schema 1 declares no sizes
+            for position, layer in enumerate(manifest.layers, start=1):
+                yield {**place, "position": position, "role": "layer", "digest": layer}
+        elif isinstance(manifest, Manifest):
+            for position, blob in enumerate(manifest.blobs):
+                yield {
+                    **place,
+                    "position": position,
+                    "role": "layer" if position else "config",
+                    "digest": blob.digest,
+                    "media_type": blob.media_type,
+                    "size_bytes": blob.size,
+                }
+
+    def _children(self, repository: str, digest: Digest) -> Iterator[dict[str, Any]]:
+        manifest = self._reading.found[repository, digest].manifest
+        for position, child in enumerate(manifest.manifests if isinstance(manifest, Index) else ()):
+            yield {
+                **self._place(repository),
+                "index_digest": digest,
+                "position": position,
+                "digest": child.digest,
+                "platform": None if child.platform is None else str(child.platform),
+                "size_bytes": child.size,
+                "role": "attestation" if child.is_attestation else "image",
+            }
+
+    def _derived(self, repository: str, digest: Digest) -> dict[str, Any]:
+        described = self._describe(repository, digest)
+        total = sum(described.blobs.values())
+        return {
+            "created": described.created,
+            "created_source": described.source,
+            # sizes are what a document claims; a sum beyond what a file system can hold is no size
+            "content_bytes": total if described.complete and total <= LARGEST_SIZE else None,
+        }
+
+    def _describe(self, repository: str, digest: Digest) -> _Description:
+        key = (repository, digest)
+        if key not in self._described:
+            self._described[key] = _Description(None, "none", {}, complete=False)  # ends a cycle
+            manifest = self._reading.found[key].manifest
+            self._described[key] = (
+                self._describe_index(repository, manifest)
+                if isinstance(manifest, Index)
+                else self._describe_one(manifest)
+            )
+        return self._described[key]
+
+    def _describe_one(self, manifest: Manifest | LegacyManifest) -> _Description:
+        if isinstance(manifest, LegacyManifest):
+            created = believable(manifest.created, self._reading.taken_at)
+            return _Description(created, "config" if created else "none", {}, complete=False)
+        config = self._reading.configs.get(manifest.config.digest)
+        created = believable(config.created if config is not None else None, self._reading.taken_at)
+        source = "config"
+        if created is None:
+            created, source = self._annotated(manifest), "annotation"
+        return _Description(created, source if created else "none", {blob.digest: blob.size for blob in manifest.blobs})
+
+    def _describe_index(self, repository: str, index: Index) -> _Description:
+        """Sum up an index: its newest child's time, and the distinct blobs of all its children."""
+        blobs: dict[Digest, int] = {}
+        times: list[tuple[datetime, str]] = []
+        complete = True
+        for child in index.manifests:
+            if (repository, child.digest) not in self._reading.found:
+                complete = complete and (repository, child.digest) in self._reading.missing
+                continue
+            described = self._describe(repository, child.digest)
+            blobs |= described.blobs
+            complete = complete and described.complete
+            if described.created is not None and not child.is_attestation:
+                times.append((described.created, described.source))
+        if not times and (annotated := self._annotated(index)):
+            times.append((annotated, "annotation"))
+        created, source = max(times, default=(None, "none"))
+        return _Description(created, source, blobs, complete)
+
+    def _annotated(self, manifest: AnyManifest) -> datetime | None:
+        return believable(parse_time(manifest.annotations.get(_CREATED_ANNOTATION)), self._reading.taken_at)
+
+
+def _value(result: Result) -> Any:
+    """Return a listing, also where the conversation failed as a whole."""
+    return v2.Listing((), error=result.error) if result.error is not None else result.value
+
+
+def _json(fields: dict[str, str]) -> str | None:
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False) if fields else None
+
+
+@contextmanager
+def _shown(progress: bool | Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:  # noqa: FBT001
+    """Give the callback that shows progress: the caller's own, a bar, or nothing."""
+    if callable(progress):
+        yield progress
+    elif not progress:
+        yield lambda _: None
+    else:
+        from tqdm.auto import tqdm
+
+        # nothing from a registry goes into the bar's text: in a notebook it is HTML
+        with tqdm(total=0, unit="tag", desc="reading") as bar:
+
+            def show(state: Progress) -> None:
+                bar.total = state.tags_total
+                bar.set_postfix(repositories=f"{state.repositories_done}/{state.repositories_total}", refresh=False)
+                bar.update(state.tags_done - bar.n)
+
+            yield show
+            bar.refresh()
+
+
+__all__ = ["Progress", "collect"]

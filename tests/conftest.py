@@ -1,0 +1,193 @@
+"""What every test stands on: an environment of its own, a guard at the network, and registries to talk to.
+
+`sandbox` and `registry` are fresh for each test; `sample_sandbox` and `sample_registry` are shared and only
+read. `docker_registry` is a real one, empty and fresh; `sample_docker_registry` is shared and holds the
+sample: a test that deletes or pushes there takes repositories of its own by `unique_name`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker_registry import PROGRAM, DockerRegistry, push
+from hypothesis import HealthCheck, settings
+
+from regaudit.client.registry import Registry
+from regaudit.sandbox.sample import Sample, sample_images
+from regaudit.sandbox.server import Sandbox
+
+# One time for every test: the ages in the sample count from it, and the bytes do not change overnight.
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+
+# On a shared machine a slow example is no finding, and a failure must be the same for whoever looks.
+settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+_PERSONAL = ("DOCKER_", "XDG_", "REGAUDIT_", "REGISTRY_")
+_PROXIES = frozenset({"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"})
+_COUNTER = itertools.count(1)
+
+
+def need(program: str, reason: str) -> str:
+    """Return the path of a program; without it the test is skipped here and fails in CI.
+
+    Parameters
+    ----------
+    program : str
+        ``docker-registry``, ``skopeo``, ``chromium``.
+    reason : str
+        What the test wants it for.
+    """
+    path = shutil.which(program)
+    if path is None:
+        message = f"{program} is not installed ({reason}): apt-get install {program}"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    return str(path)
+
+
+# -- every test ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_elses_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget the developer's variables, before any fixture of the session looks at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_PERSONAL) or name.lower() in _PROXIES:
+                patch.delenv(name)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        # One for all: its cache of fonts takes seconds to make, in every process anew.
+        patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a home of its own, so that what it stores there is gone with it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_this_machine() -> Iterator[None]:
+    """Fail whoever looks up a foreign name or connects to a foreign address; other processes are free."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        _refuse_foreign(self.family, address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        _refuse_foreign(self.family, address)
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name is not None and name.endswith(".invalid"):  # RFC 6761: never resolves, so nobody need be asked
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        if name is not None and not _is_number(name) and not f".{name}".endswith(".localhost"):
+            pytest.fail(f"a test looked up {name!r}: tests talk to 127.0.0.1 only")
+        return getaddrinfo(host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+def _refuse_foreign(family: int, address: Any) -> None:
+    if family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    host = str(address[0])
+    if host != "localhost" and not (_is_number(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback):
+        pytest.fail(f"a test connected to {address!r}: tests talk to 127.0.0.1 only")
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+# -- registries ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def sample() -> Sample:
+    """Give the sample of images as it stands at `NOW`."""
+    return sample_images(NOW)
+
+
+@pytest.fixture
+def sandbox(sample: Sample) -> Iterator[Sandbox]:
+    """Give a fresh registry in memory with the sample, to read, change and break."""
+    with Sandbox() as server:
+        server.store.load(sample)
+        yield server
+
+
+@pytest.fixture
+def registry(sandbox: Sandbox) -> Iterator[Registry]:
+    """Give a `Registry` on the test's own sandbox."""
+    with Registry(sandbox.host) as door:
+        yield door
+
+
+@pytest.fixture(scope="session")
+def sample_sandbox(sample: Sample) -> Iterator[Sandbox]:
+    """Give a registry in memory with the sample, shared by all tests: read only."""
+    with Sandbox() as server:
+        server.store.load(sample)
+        yield server
+
+
+@pytest.fixture
+def sample_registry(sample_sandbox: Sandbox) -> Iterator[Registry]:
+    """Give a `Registry` on the shared sandbox: read only."""
+    with Registry(sample_sandbox.host) as door:
+        yield door
+
+
+@pytest.fixture(scope="session")
+def docker_registry_program() -> str:
+    """Give the path of docker-registry, or end the test."""
+    return need(PROGRAM, "a real registry to talk to")
+
+
+@pytest.fixture
+def docker_registry(docker_registry_program: str, tmp_path: Path) -> Iterator[DockerRegistry]:
+    """Give a real registry of the test's own: empty, without a login, with deletion."""
+    with DockerRegistry(tmp_path / "docker-registry") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sample_docker_registry(
+    docker_registry_program: str, sample: Sample, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DockerRegistry]:
+    """Give a real registry with the sample, shared by all tests: change only repositories of `unique_name`."""
+    with DockerRegistry(tmp_path_factory.mktemp("docker-registry")) as server:
+        with Registry(server.host) as door:
+            push(door, sample)
+        yield server
+
+
+@pytest.fixture
+def unique_name() -> Callable[[str], str]:
+    """Return a function from a repository name to one that no other test of this run uses."""
+    number = next(_COUNTER)
+    return lambda name: f"test-{os.getpid()}-{number}/{name}"
