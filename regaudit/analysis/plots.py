@@ -308,7 +308,7 @@ def _date_axis(ax: Axes, edges: Any) -> None:
 
 def _write_cells(ax: Axes, cells: Any) -> None:
     """Write each number into its cell, in the colour that is read on it."""
-    half = cells.max() * 0.55
+    half = cells.max() * 0.65
     for row, column in np.argwhere(~np.ma.getmaskarray(cells) & (cells.filled(0) > 0)):
         value = cells[row, column]
         colour = "white" if value > half else "black"

@@ -212,7 +212,7 @@ class Cleaner:
 
     def run(self, name: str) -> Run:
         """Return a run as the journal has it; raises `JournalError` where it does not know it."""
-        return _recorded(self.journal, name)
+        return recorded_run(self.journal, name)
 
 
 # -- what both directions need ---------------------------------------------------------------
@@ -222,7 +222,8 @@ def _new_run() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _recorded(journal: Journal, name: str) -> Run:
+def recorded_run(journal: Journal, name: str) -> Run:
+    """Return a run as a journal has it; raises `JournalError` where it does not know it."""
     started = [entry for entry in journal.entries(name) if entry.event == "started"]
     if not started:
         known = ", ".join(entry.run for entry in journal.runs()[-3:]) or "none"
@@ -607,7 +608,7 @@ class _Restoration:
     ) -> None:
         self._registry, self._journal = registry, journal
         self._session = registry.session
-        self._deleted = _recorded(journal, name)
+        self._deleted = recorded_run(journal, name)
         self._report = progress or (lambda _: None)
         self._stop = stop or threading.Event()
         self._overwrite = overwrite

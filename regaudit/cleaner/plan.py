@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from regaudit.reference import Digest, split_attached_tag
 from regaudit.text import atomic_write, clean, escape, html_table, human_bytes, isoformat
 
 FORMAT = "regaudit-plan/1"
+_SHOWN = 20
 
 DELETE_MANIFEST, DELETE_TAG, PUT_INDEX = "delete_manifest", "delete_tag", "put_index"
 
@@ -356,11 +358,15 @@ class Plan:
         )
 
     def __str__(self) -> str:
-        kinds = pd.Series([row.refusal for row in self.refused], dtype="object").value_counts()
-        lines = [self.headline(), *(f"  refused, {kind}: {count}" for kind, count in kinds.items())]
-        lines += [f"  {row.key.partition('@')[0]} {_tag_text(row)}  {row.reason or row.role}" for row in self.rows[:20]]
-        more = len(self.rows) - 20
-        return "\n".join([*(clean(line, 300) for line in lines), *([f"  and {more} more"] if more > 0 else [])])
+        kinds = Counter(row.refusal for row in self.refused)
+        along = Counter(row.because for row in self.rows)
+        chosen = [row for row in self.rows if row.role == "candidate"]
+        lines = [self.headline(), *(f"  refused, {kind}: {count}" for kind, count in kinds.most_common())]
+        for row in chosen[:_SHOWN]:
+            more = f"  (+{along[row.key]} along)" if along[row.key] else ""
+            lines.append(f"  {row.repository} {_tag_text(row)}  {row.reason}{more}")
+        lines += [f"  and {len(chosen) - _SHOWN:,} more"] if len(chosen) > _SHOWN else []
+        return "\n".join(clean(line, 300) for line in lines)
 
     def _repr_html_(self) -> str:
         headings = ["repository", "tags", "digest", "role", "bytes back", "reason"]

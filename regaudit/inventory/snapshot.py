@@ -137,14 +137,12 @@ class Snapshot:
         The header file is written last: a folder without it is no snapshot.
         """
         target = owned_folder(folder)
-        (target / _HEADER_FILE).unlink(missing_ok=True)
         dictionary = self.tags["digest"].cat.categories
+        encoded = {name: _encoded(name, frame, dictionary) for name, frame in self.tables.items()}
+        (target / _HEADER_FILE).unlink(missing_ok=True)
         _write_parquet(target / _DIGEST_FILE, pa.table({"digest": pa.array(list(dictionary), pa.string())}))
-        for name, frame in self.tables.items():
-            _write_parquet(
-                target / f"{name}.parquet",
-                pa.Table.from_pandas(_encoded(name, frame, dictionary), preserve_index=False),
-            )
+        for name, frame in encoded.items():
+            _write_parquet(target / f"{name}.parquet", pa.Table.from_pandas(frame, preserve_index=False))
         _write_parquet(target / _DOCUMENT_FILE, _document_table(self.documents))
         with atomic_write(target / _HEADER_FILE) as file:
             json.dump(self._header(), file, indent=2, sort_keys=True)

@@ -1,0 +1,40 @@
+# The two commands for a fresh machine: `make demo` and `make test`. Everything goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_OPTIONS ?=
+
+.PHONY: demo notebook test test-browser lint clean
+
+demo: $(VENV)/installed-demo
+	$(VENV)/bin/regaudit demo
+
+notebook: $(VENV)/installed-notebook
+	$(VENV)/bin/jupyter lab notebooks/01_audit.ipynb
+
+test: $(VENV)/installed-test
+	$(VENV)/bin/pytest $(PYTEST_OPTIONS)
+
+test-browser: $(VENV)/installed-test
+	$(VENV)/bin/pytest -m browser $(PYTEST_OPTIONS)
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "regaudit needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-demo: EXTRA = sandbox
+$(VENV)/installed-notebook: EXTRA = notebook
+$(VENV)/installed-test: EXTRA = test,browser
+$(VENV)/installed-dev: EXTRA = dev
+$(VENV)/installed-%: pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[$(EXTRA)]"
+	@touch $@
