@@ -26,6 +26,7 @@ from typing import Any, Self
 from regaudit.inventory.snapshot import Document, Documents, Snapshot
 from regaudit.inventory.tables import columns_of
 from regaudit.manifest import (
+    LARGEST_SIZE,
     OCI_CONFIG,
     OCI_EMPTY,
     OCI_INDEX,
@@ -470,7 +471,7 @@ def _content(place: _Repository, digest: str) -> int | None:
     rows = [row for stored in _reachable(place, digest) for row in _blob_rows(stored)]
     if any(row["size_bytes"] is None for row in rows):
         return None
-    return sum({row["digest"]: row["size_bytes"] for row in rows}.values())
+    return min(sum({row["digest"]: row["size_bytes"] for row in rows}.values()), LARGEST_SIZE)
 
 
 def _discovered_by(document: AnyManifest, listed: bool, tag_count: int) -> str:  # noqa: FBT001 -- a column's rule

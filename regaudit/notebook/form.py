@@ -128,9 +128,12 @@ class _Section:
         if column == "outcome":
             return [outcome_of(row.key) or None for row in self.rows]
         if column not in self._ranks:
-            key = _SORT_KEYS.get(column, lambda row: len(self._along.get(row.key, ())))
+            key = _SORT_KEYS.get(column, self._count_along)
             self._ranks[column] = [key(row) for row in self.rows]
         return self._ranks[column]
+
+    def _count_along(self, row: PlanRow) -> int:
+        return len(self._along.get(row.key, ()))
 
     def _searched(self) -> list[str]:
         if not self._texts:
