@@ -136,7 +136,8 @@ class Build:
 
         Two images have the same config if `config` (by default the repository and the name),
         `created`, `platform` and `labels` are alike, and then the same digest if `layers` and
-        `annotations` are alike too. A layer of size None is one whose size is not known.
+        `annotations` are alike too. The config "{}" is the empty one. A layer of size None is one
+        whose size is not known.
         """
         tags = list(tags)
         name = name or tags[0]
@@ -145,7 +146,11 @@ class Build:
         about = {"name": config or f"{repository}/{name}", "created": moment.isoformat() if moment else None}
         system, architecture, *variant = platform.split("/")
         about |= {"os": system, "architecture": architecture} | ({"variant": variant[0]} if variant else {})
-        raw_config = b"{}" if config_type == OCI_EMPTY else padded({**about, "config": {"Labels": dict(labels or {})}})
+        raw_config = (
+            b"{}"
+            if config_type == OCI_EMPTY or config == "{}"
+            else padded({**about, "config": {"Labels": dict(labels or {})}})
+        )
         config_digest = Digest.of(raw_config)
         self._documents[config_digest] = Document(config_type, raw_config)
         fields: dict[str, Any] = {

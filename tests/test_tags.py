@@ -322,6 +322,28 @@ class TestDuplicateTags:
         build.image("a", tags=["C"], created="2026-01-01", layers={"y": 1})
         assert pairs(duplicate_tags(build.snapshot())) == {"B": "a:A"}
 
+    def test_what_stands_for_another_by_config_also_stands_for_its_layers(self):
+        build = Build()
+        build.image("a", tags=["A"], config="same", created="2026-02-01", layers={"x": 1})
+        build.image("a", tags=["B"], config="same", created="2026-02-01", layers={"y": 1})
+        build.image("a", tags=["older"], created="2026-01-01", layers={"x": 1})
+        assert pairs(duplicate_tags(build.snapshot())) == {"B": "a:A", "older": "a:A"}
+
+    def test_a_representative_that_goes_hands_its_duplicates_on(self):
+        build = Build()
+        for note in ("A", "B"):
+            build.image("a", tags=[note], config="same", created="2026-02-01", layers={"x": 1}, annotations={"n": note})
+        build.image("a", tags=["older"], created="2026-01-01", layers={"x": 1})
+        assert pairs(duplicate_tags(build.snapshot())) == {"A": "a:older", "B": "a:older"}
+
+    def test_images_with_the_empty_config_are_not_alike_for_it(self):
+        build = (
+            Build()
+            .image("a", tags=["1"], config="{}", layers={"x": 1})
+            .image("a", tags=["2"], config="{}", layers={"y": 1})
+        )
+        assert duplicate_tags(build.snapshot()).empty
+
     def test_an_empty_answer_has_the_same_columns_and_dtypes(self):
         empty, full = (duplicate_tags(b.snapshot()) for b in (Build(), aged(1).tag("team/app", "a0", "x")))
         assert empty.dtypes.astype(str).to_dict() == full.dtypes.astype(str).to_dict()
@@ -343,7 +365,7 @@ class TestDuplicateTags:
     def test_each_duplicate_is_directly_equal_to_a_tag_that_stays(self, images, across, by):
         build = Build()
         for number, (config, layer, note, age) in enumerate(images):
-            repository = f"r{number % 2}"
+            repository = f"r{number // 4}"
             build.image(
                 repository,
                 tags=[f"t{number}"],

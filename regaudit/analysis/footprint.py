@@ -38,10 +38,6 @@ def footprint(snapshot: Snapshot) -> pd.DataFrame:
         unique_bytes (those of them that no other repository holds), shared_bytes (the rest),
         manifest_bytes (the manifests themselves), unsized_count (blobs of unknown size, which count
         0), complete (whether everything here was read). An empty repository has zeros.
-
-    Examples
-    --------
-    >>> footprint(snapshot).head()  # doctest: +SKIP
     """
     names = repository_names(snapshot)
     count = len(names)
@@ -101,13 +97,6 @@ class Holders:
     ----------
     snapshot : Snapshot
         One reading of a registry.
-
-    Examples
-    --------
-    >>> holders = Holders(snapshot)  # doctest: +SKIP
-    >>> selection = holders.selection()  # doctest: +SKIP
-    >>> selection.add("team/app", "sha256:…")  # doctest: +SKIP
-    >>> selection.bytes  # doctest: +SKIP
     """
 
     def __init__(self, snapshot: Snapshot) -> None:

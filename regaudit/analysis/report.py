@@ -191,11 +191,6 @@ def report(
     ------
     UsageError
         Where the folder, or ``plots`` in it, is a file or a symbolic link.
-
-    Examples
-    --------
-    >>> report(snapshot, "report/")  # doctest: +SKIP
-    PosixPath('report/index.html')
     """
     target = owned_folder(folder)
     rules = _rules(stale is None, duplicates is None)

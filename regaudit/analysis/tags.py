@@ -79,10 +79,6 @@ def stale_tags(
     ------
     UsageError
         Where no condition is given, or one cannot be understood; the message says what to type.
-
-    Examples
-    --------
-    >>> stale = stale_tags(snapshot, older_than="180D", keep_latest=5, protect=["latest", "v*"])  # doctest: +SKIP
     """
     if older_than is None and keep_latest is None:
         raise UsageError("nothing says what is stale: give older_than='180D', keep_latest=5, or both")
@@ -92,11 +88,7 @@ def stale_tags(
         raise UsageError(f"{clean(clock, 40)!r} is not a clock: write clock='created' or clock='pushed'")
     tags = _with_age(snapshot.tags, clock, _check_now(snapshot.taken_at if now is None else now))
     stale = tags["age"].notna() & may_be_listed(tags) & _selected(tags["tag"], match, protect)
-    if limit is not None:
-        stale &= tags["age"] > limit
-    if kept is not None:
-        stale &= (tags["rank"] > kept).fillna(False).astype(bool)
-    found = tags[stale].sort_values(["repository", clock, "tag"], ignore_index=True)
+    found = tags[stale & _beyond(tags, limit, kept)].sort_values(["repository", clock, "tag"], ignore_index=True)
     found["reason"] = _stale_reasons(found, limit, kept)
     return found[_stale_columns(clock)]
 
@@ -136,10 +128,6 @@ def duplicate_tags(
     ------
     UsageError
         Where `by` names no basis, or one that is not known.
-
-    Examples
-    --------
-    >>> aliases = duplicate_tags(snapshot, by="digest")  # doctest: +SKIP
     """
     chosen = _check_bases(by)
     tags = snapshot.tags
@@ -230,6 +218,16 @@ def _selected(tags: pd.Series[Any], match: str | Sequence[str] | None, protect: 
         # Taking it for "any tag" would make all tags stale where a computed list came out empty.
         raise UsageError("match= has no pattern: write match='pr-*', or leave it out for all tags")
     return tag_matches(tags, match) & ~protected
+
+
+def _beyond(tags: pd.DataFrame, limit: timedelta | None, kept: int | None) -> pd.Series[Any]:
+    """Return of which tags every given condition holds; what has no rank is not beyond any."""
+    beyond = pd.Series(True, index=tags.index)
+    if limit is not None:
+        beyond &= tags["age"] > limit
+    if kept is not None:
+        beyond &= (tags["rank"] > kept).fillna(False).astype(bool)
+    return beyond
 
 
 def _with_age(tags: pd.DataFrame, clock: str, now: pd.Timestamp) -> pd.DataFrame:

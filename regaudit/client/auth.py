@@ -7,7 +7,6 @@ server that is trusted, and to nobody else.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,15 +26,18 @@ from regaudit.client.exchange import (
     follow,
     is_private,
     origin,
+    resolve,
     send,
 )
-from regaudit.errors import AccessDenied, AuthenticationFailed, BadResponse, RegistryError
+from regaudit.errors import AccessDenied, AuthenticationFailed, BadManifest, BadResponse, RegistryError
+from regaudit.manifest import load_json
+from regaudit.reference import RegistryName
 from regaudit.text import clean, safe_url
 
 logger = logging.getLogger("regaudit.client")
 
-# Token servers that live on another host than their registry, by registry host; a value is exact,
-# or a suffix where it begins with a dot. Sources: each vendor's own challenge.
+# Token servers that live on another host than their registry, by registry host. Sources: each
+# vendor's own challenge.
 _REALM_HOSTS: Mapping[str, tuple[str, ...]] = {
     "docker.io": ("auth.docker.io",),
     "registry.gitlab.com": ("gitlab.com",),
@@ -52,8 +54,9 @@ _RENEW_EARLY = 5.0
 # How long a refusal by a token server is believed, so that an audit does not lock an account out.
 _REFUSAL_STANDS = 60.0
 _TOKEN_TEXT = re.compile(r"[\x21-\x7e]+")
-_PARAMETER = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*')
-_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9_-]*)(?=\s|$|,)")
+# White space is bounded: a pattern that may begin and end with any amount of it takes quadratic time.
+_PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s{0,8}=\s{0,8}(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))', re.DOTALL)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)(?=\s|$|,)")
 _LONGEST_CHALLENGE = 8192
 
 
@@ -87,7 +90,8 @@ def _challenges(value: str) -> list[Challenge]:
         if parameter and found:
             quoted = parameter[2]
             found[-1][1].setdefault(
-                parameter[1].lower(), parameter[3] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+                parameter[1].lower(),
+                parameter[3] if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL),
             )
             position = parameter.end()
         elif scheme := _SCHEME.match(value, position):
@@ -126,23 +130,33 @@ def ask(session: Session, request: Request, scopes: Sequence[str]) -> Conversati
     AuthenticationFailed, AccessDenied
         The token server says no.
     """
-    response = yield from _attempt(session, request, scopes[0] if scopes else "")
-    for scope in scopes[1:]:
+    *narrower, last = scopes or ("",)
+    for scope in narrower:
+        try:
+            response = yield from _attempt(session, request, scope)
+        except AccessDenied:
+            if session.bearer is None:
+                raise
+            continue  # a token server that knows the user but not this scope
         if session.bearer is None or response.status not in {401, 403}:
-            break
-        response = yield from _attempt(session, request, scope)
-    return response
+            return response
+    return (yield from _attempt(session, request, last))
 
 
 def refusal(session: Session, response: Response, what: str) -> RegistryError:
-    """Return the error for a response that is a no, knowing whether we had shown credentials."""
-    used = session.credentials is not None and (session.basic or session.bearer is not None)
-    return error_of(response, what, authenticated=used)
+    """Return the error for a response that is a no, knowing what we had shown."""
+    if session.credentials is None:
+        return error_of(response, what)
+    if session.credentials.registry_token or session.basic:
+        return error_of(response, what, shown="credentials")
+    trusted = session.bearer is not None and _trusted(session, session.bearer[0])
+    return error_of(response, what, shown="rights" if trusted else "nothing")
 
 
 def _attempt(session: Session, request: Request, scope: str) -> Conversation[Response]:
-    if session.bearer is not None and _live(session, scope) is None:
-        yield Once(("token", scope), _fetch(session, *session.bearer, scope, rejected=None, private=None))
+    # After a failure the registry is asked first: its answer tells how long ago that was.
+    if session.bearer is not None and _live(session, scope) is None and not _failures(session, scope):
+        yield Once(("token", scope), _fetch(session, *session.bearer, scope, rejected=None))
     shown = _header(session, scope)
     response: Response = yield from follow(session, request.with_header("Authorization", shown))
     if response.status != 401 or not session.ours(response.url):
@@ -152,7 +166,10 @@ def _attempt(session: Session, request: Request, scope: str) -> Conversation[Res
     again = _header(session, scope)
     if again == shown:
         return response
-    return (yield from follow(session, request.with_header("Authorization", again)))
+    response = yield from follow(session, request.with_header("Authorization", again))
+    if response.status == 401 and session.ours(response.url):
+        session.spurned[scope] = session.now
+    return response
 
 
 def _answer(session: Session, response: Response, scope: str, shown: str | None) -> Conversation[bool]:
@@ -161,28 +178,33 @@ def _answer(session: Session, response: Response, scope: str, shown: str | None)
     bearer = next((c for c in challenges if c.scheme == "bearer" and c.parameters.get("realm")), None)
     if bearer is not None:
         realm, service = bearer.parameters["realm"], bearer.parameters.get("service", "")
+        if resolve(realm, "") is None:
+            raise _unsafe(session, realm)
         if session.bearer is not None and origin(session.bearer[0]) != origin(realm):
             raise BadResponse(
                 f"{session.host} first named the token server {safe_url(session.bearer[0])} and now {safe_url(realm)}: "
                 "stopped, because one of them is not to be trusted"
             )
-        session.bearer = (realm, service)
+        if session.credentials is not None and session.credentials.registry_token:
+            return False
+        if scope in session.spurned and session.now < session.spurned[scope] + _REFUSAL_STANDS:
+            return False
+        _note_realm(session, realm, service, response.peer)
         wanted = bearer.parameters.get("scope") or scope
         rejected = shown.removeprefix("Bearer ") if shown else None
-        yield Once(
-            ("token", scope),
-            _fetch(session, realm, service, scope, rejected=rejected, private=response.peer, wanted=wanted),
-        )
+        yield Once(("token", scope), _fetch(session, realm, service, scope, rejected=rejected, wanted=wanted))
         return True
     if any(c.scheme == "basic" for c in challenges) and session.credentials is not None and not session.basic:
-        _check_basic(session)
+        _check_basic(session, session.base)
         session.basic = True
         return True
     return False
 
 
-def _check_basic(session: Session) -> None:
-    if session.base.startswith("http://") and not session.registry.loopback:
+def _check_basic(session: Session, url: str) -> None:
+    """Raise where a password would go over plain http to another machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not RegistryName(parts.netloc.lower()).loopback:
         raise AccessDenied(
             f"{session.host} asks for a password over plain http, where anybody can read it: use https",
             url=session.base,
@@ -211,33 +233,42 @@ def _fetch(
     scope: str,
     *,
     rejected: str | None,
-    private: str | None,
     wanted: str = "",
 ) -> Conversation[None]:
     """Put a token for a scope into the session, unless somebody else did so meanwhile."""
     current = _live(session, scope)
     if current is not None and current.value != rejected:
         return
-    failure = session.failures.get(scope)
-    if failure is not None and session.now < failure[0] + _REFUSAL_STANDS:
-        raise failure[1]
+    for at, error in _failures(session, scope):
+        if session.now < at + _REFUSAL_STANDS:
+            raise error.with_traceback(None)
     try:
-        session.tokens[scope] = yield from _request_token(session, realm, service, wanted or scope, private)
+        session.tokens[scope] = yield from _request_token(session, realm, service, wanted or scope)
     except RegistryError as error:
-        session.failures[scope] = (session.now, error)
+        # Wrong credentials are wrong for every scope: asking for each in turn would lock the account out.
+        session.failures["" if isinstance(error, AuthenticationFailed) else scope] = (session.now, error)
         raise
+    session.failures.pop(scope, None)
 
 
-def _request_token(session: Session, realm: str, service: str, scope: str, peer: str | None) -> Conversation[Token]:
-    trusted = _check_realm(session, realm)
-    credentials = session.credentials if trusted else None
-    public_only = not trusted or (peer is not None and not is_private(peer) and not session.ours(realm))
+def _failures(session: Session, scope: str) -> list[tuple[float, RegistryError]]:
+    """Return what a token server said no to lately: this scope, or the credentials."""
+    noted = [(key, session.failures[key]) for key in dict.fromkeys((scope, "")) if key in session.failures]
+    return [failure for key, failure in noted if key == scope or isinstance(failure[1], AuthenticationFailed)]
+
+
+def _request_token(session: Session, realm: str, service: str, scope: str) -> Conversation[Token]:
+    _check_realm(session, realm)
+    credentials = session.credentials if _trusted(session, realm) else None
+    if credentials is not None:
+        _check_basic(session, realm)
+    public_only = not session.ours(realm) and not is_private(session.peer)
     query = [("service", service)] if service else []
     query += [("scope", scope)] if scope else []
     if credentials is not None and credentials.identity_token:
         response = yield from _exchange_identity(session, realm, service, scope, public_only=public_only)
         if response.status not in {404, 405}:
-            return _token(session, response, used=True)
+            return _token(session, response, scope, used=True)
     url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(query, quote_via=quote)
     headers = {"Accept": "application/json"}
     if credentials is not None and credentials.username:
@@ -246,7 +277,7 @@ def _request_token(session: Session, realm: str, service: str, scope: str, peer:
         session,
         Request("GET", url, "token", headers, cap=TOKEN_CAP, deadline=session.deadline, public_only=public_only),
     )
-    return _token(session, response, used="Authorization" in headers)
+    return _token(session, response, scope, used="Authorization" in headers)
 
 
 def _exchange_identity(
@@ -269,20 +300,22 @@ def _exchange_identity(
     return (yield from send(session, request))
 
 
-def _token(session: Session, response: Response, *, used: bool) -> Token:
+def _token(session: Session, response: Response, scope: str, *, used: bool) -> Token:
     where = f"logging in to {session.host}"
-    if response.status in {400, 401, 403} and used and session.credentials is not None:
+    # 403 with a scope refuses the scope (GitLab); without one it can only mean the user (GHCR).
+    wrong = response.status in {400, 401} or (response.status == 403 and not scope)
+    if wrong and used and session.credentials is not None:
         raise AuthenticationFailed(
             f"{where}: the user name or password was not accepted (from {session.credentials.source}): check them",
             url=safe_url(response.url),
             status=response.status,
         )
     if response.status != 200:
-        raise error_of(response, where)
+        raise error_of(response, where, shown="rights" if used else "nothing")
     try:
-        reply = json.loads(response.body)
+        reply = load_json(response.body)
         value = reply.get("access_token") or reply.get("token")
-    except (ValueError, AttributeError, RecursionError):
+    except (BadManifest, AttributeError):
         value = None
     if not isinstance(value, str) or _TOKEN_TEXT.fullmatch(value) is None:
         raise BadResponse(
@@ -293,29 +326,41 @@ def _token(session: Session, response: Response, *, used: bool) -> Token:
 
 def _life(seconds: Any) -> float:
     number = seconds if isinstance(seconds, int | float) and not isinstance(seconds, bool) else _SHORTEST_LIFE
-    return min(max(float(number), _SHORTEST_LIFE), _LONGEST_LIFE)
+    return min(max(_SHORTEST_LIFE, float(number)), _LONGEST_LIFE)
 
 
-def _check_realm(session: Session, realm: str) -> bool:
-    """Return whether a token server may see credentials; raise where it must not even be asked."""
-    parts = urlsplit(realm)
-    safe = parts.scheme == "https" or (parts.scheme == "http" and session.base.startswith("http://"))
-    if not safe or not parts.hostname or parts.username is not None:
-        raise AccessDenied(
-            f"{session.host} sends us to log in at {safe_url(realm)}, which is not safe: nothing was sent there",
-            url=session.base,
-        )
-    host = parts.hostname.lower()
-    own = (urlsplit(session.base).hostname or "").lower()
-    listed = {name.lower() for name in session.trusted_realms}
-    if host == own or host in listed or parts.netloc.lower() in listed or host in _REALM_HOSTS.get(session.host, ()):
-        return True
-    if session.credentials is not None:
+def _note_realm(session: Session, realm: str, service: str, peer: str | None) -> None:
+    """Remember the token server that the registry names, and say once where it will not see the credentials."""
+    if session.bearer is None and session.credentials is not None and not _trusted(session, realm):
+        host = clean(urlsplit(realm).hostname, 120)
         logger.warning(
             "%s sends us to log in at %s, which is not known to belong to it: asking without credentials; "
             "if you trust it, give trusted_realms=[%r]",
             clean(session.host, 120),
-            clean(host, 120),
-            clean(host, 120),
+            host,
+            host,
         )
-    return False
+    session.bearer, session.peer = (realm, service), peer
+
+
+def _check_realm(session: Session, realm: str) -> None:
+    """Raise where a token server must not even be asked."""
+    encrypted = urlsplit(realm).scheme == "https"
+    if resolve(realm, "") is None or not (encrypted or session.base.startswith("http://")):
+        raise _unsafe(session, realm)
+
+
+def _unsafe(session: Session, realm: str) -> AccessDenied:
+    return AccessDenied(
+        f"{session.host} sends us to log in at {safe_url(realm)}, which is not safe: nothing was sent there",
+        url=session.base,
+    )
+
+
+def _trusted(session: Session, realm: str) -> bool:
+    """Return whether a token server may see credentials: the registry's own host, a known one, or a listed one."""
+    parts = urlsplit(realm)
+    host, own = (parts.hostname or "").lower(), (urlsplit(session.base).hostname or "").lower()
+    listed = {name.lower() for name in session.trusted_realms}
+    known = host in _REALM_HOSTS.get(session.host, ())
+    return host == own or known or host in listed or parts.netloc.lower() in listed

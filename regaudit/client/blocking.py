@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import logging
 import socket
 import threading
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import requests
 import urllib3
@@ -38,7 +39,15 @@ from regaudit.client.exchange import (
     is_private,
     too_large,
 )
-from regaudit.errors import AddressRefused, BadResponse, RegistryError, TimedOut, TruncatedResponse, Unreachable
+from regaudit.errors import (
+    AddressRefused,
+    BadResponse,
+    RegistryError,
+    TimedOut,
+    TruncatedResponse,
+    Unreachable,
+    UsageError,
+)
 from regaudit.text import clean, redact, safe_url
 
 logger = logging.getLogger("regaudit.client")
@@ -49,6 +58,8 @@ _PIECE = 64 << 10
 # A blob that moves slower than one small piece in each stall interval (about 500 bytes a second) has stalled.
 _SLOW_PIECE = 16 << 10
 _SUCCESS = frozenset({200, 206})
+# How long somebody who waits may overlook that he should stop: not long for a person, nothing for a processor.
+_GLANCE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,30 @@ class Interrupted(Exception):
     """The driver was told to stop while a conversation was under way."""
 
 
+class Stop:
+    """Whether to stop: asked for by whoever runs the conversation, or by the driver's own end."""
+
+    def __init__(self, driver: threading.Event, own: threading.Event | None = None) -> None:
+        self._events = [driver] if own is None else [driver, own]
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked."""
+        return any(event.is_set() for event in self._events)
+
+    def check(self) -> None:
+        """Raise `Interrupted` where somebody asked."""
+        if self.asked:
+            raise Interrupted
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, and raise `Interrupted` as soon as somebody asks."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self.asked:
+            self._events[-1].wait(min(left, _GLANCE))
+        self.check()
+
+
 class Throttle:
     """How many requests may be in flight to a registry, and until when none may start.
 
@@ -93,15 +128,13 @@ class Throttle:
         self._flying, self._good, self._not_before = 0, 0, 0.0
         self._changed = threading.Condition()
 
-    def enter(self, stopping: threading.Event) -> None:
+    def enter(self, stop: Stop) -> None:
         """Wait for a place; raises `Interrupted` when told to stop."""
         with self._changed:
             while self._flying >= self.limit or time.monotonic() < self._not_before:
-                if stopping.is_set():
-                    raise Interrupted
-                self._changed.wait(
-                    min(0.2, max(0.01, self._not_before - time.monotonic())) if self._not_before else 0.2
-                )
+                stop.check()
+                pause = self._not_before - time.monotonic()
+                self._changed.wait(min(_GLANCE, pause) if pause > 0 else _GLANCE)
             self._flying += 1
 
     def leave(self, *, good: bool) -> None:
@@ -136,23 +169,29 @@ class BlockingDriver:
     def run(self, conversation: Conversation[T], stop: threading.Event | None = None) -> T:
         """Run a conversation to its end and return its result, or raise its error.
 
-        Once `stop` is set, no further step is begun and `Interrupted` is raised.
+        Once `stop` is set, what is under way is broken off and `Interrupted` is raised.
         """
+        if self.stopping.is_set():
+            conversation.close()
+            raise UsageError("the registry was closed: make a new Registry to speak to it again")
+        return self._run(conversation, Stop(self.stopping, stop))
+
+    def _run(self, conversation: Conversation[T], stop: Stop) -> T:
         value: Any = None
         error: RegistryError | None = None
         try:
             while True:
                 step = conversation.send(value) if error is None else conversation.throw(error)
                 value = error = None
-                if stop is not None and stop.is_set():
-                    conversation.close()
-                    raise Interrupted
+                stop.check()
                 try:
-                    value = self._perform(step)
+                    value = self._perform(step, stop)
                 except RegistryError as caught:
                     error = caught
         except StopIteration as end:
             return cast("T", end.value)
+        finally:
+            conversation.close()
 
     def close(self) -> None:
         """Close all connections."""
@@ -160,31 +199,35 @@ class BlockingDriver:
         self._watchdog.close()
         self._adapter.close()
 
-    def _perform(self, step: Any) -> Any:
+    def _perform(self, step: Any, stop: Stop) -> Any:
         if isinstance(step, Request):
-            return self._exchange(step)
+            return self._exchange(step, stop)
         if isinstance(step, Wait):
-            return self._wait(step)
-        return self._share(step)
+            return self._wait(step, stop)
+        return self._share(step, stop)
 
-    def _wait(self, wait: Wait) -> None:
+    def _wait(self, wait: Wait, stop: Stop) -> None:
         if wait.everyone:
             self._throttle.pause(wait.seconds)
-        if self.stopping.wait(wait.seconds):
-            raise Interrupted
+        stop.sleep(wait.seconds)
 
-    def _share(self, once: Once) -> Any:
+    def _share(self, once: Once, stop: Stop) -> Any:
         """Run a conversation unless somebody is running it already; then wait for theirs."""
-        with self._lock:
-            shared = self._once.get(once.key)
-            mine = shared is None
-            if shared is None:
-                shared = self._once[once.key] = _Shared()
-        if not mine:
-            once.conversation.close()
-            return shared.result(self.stopping)
+        while True:
+            with self._lock:
+                shared = self._once.get(once.key)
+                if shared is None:
+                    shared = self._once[once.key] = _Shared()
+                    break
+            try:
+                value = shared.result(stop)
+            except Interrupted:
+                stop.check()  # it was they who were told to stop: now it is our turn
+            else:
+                once.conversation.close()
+                return value
         try:
-            shared.value = self.run(once.conversation)
+            shared.value = self._run(once.conversation, stop)
         except BaseException as error:
             shared.error = error
             raise
@@ -194,12 +237,12 @@ class BlockingDriver:
             shared.done.set()
         return shared.value
 
-    def _exchange(self, request: Request) -> Response:
-        self._throttle.enter(self.stopping)
-        good = False
+    def _exchange(self, request: Request, stop: Stop) -> Response:
+        self._throttle.enter(stop)
+        good = True
         started = time.monotonic()
         try:
-            response = self._watched(request, started)
+            response = self._watched(request, started, stop)
             good = response.status not in {429, 503}
             logger.debug(
                 "%s %s -> %d in %.3f s", request.method, safe_url(request.url), response.status, response.seconds
@@ -212,50 +255,52 @@ class BlockingDriver:
         finally:
             self._throttle.leave(good=good)
 
-    def _watched(self, request: Request, started: float) -> Response:
-        watch = self._watchdog.watch(request.deadline or STALL, public_only=request.public_only)
+    def _watched(self, request: Request, started: float, stop: Stop) -> Response:
+        watch = _Watch(request.deadline or STALL, stop, public_only=request.public_only)
+        self._watchdog.watch(watch)
         _local.watch = watch
         try:
-            return self._one_exchange(request, watch, started)
+            with contextlib.closing(_Body(request)) as body:
+                return self._one_exchange(request, body, watch, started)
         except RegistryError:
             raise
-        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+        except _FAULTS as error:
+            if watch.expired:
+                stop.check()
             raise _translated(error, request, watch) from None
         finally:
             _local.watch = None
             self._watchdog.forget(watch)
 
-    def _one_exchange(self, request: Request, watch: _Watch, started: float) -> Response:
+    def _one_exchange(self, request: Request, body: _Body, watch: _Watch, started: float) -> Response:
         prepared = requests.Request(
-            request.method, request.url, headers=self._headers(request), data=_body(request)
+            request.method, request.url, headers=self._headers(request), data=body.data
         ).prepare()
         transport = self._transport
+        seconds = request.deadline or STALL
         reply = self._adapter.send(
             prepared,
             stream=True,
-            timeout=(transport.connect_seconds, STALL if request.deadline is None else max(STALL, request.deadline)),
+            timeout=(min(transport.connect_seconds, seconds), max(STALL, seconds)),
             verify=transport.verify if isinstance(transport.verify, bool) else str(transport.verify),
             cert=_certificate(transport),
             proxies=transport.proxies,
         )
         try:
-            body = _read(reply, request, watch)
+            content = _read(reply, request, watch)
         except BaseException:
             reply.raw.close()  # a connection with an unread rest must not be used again
             raise
         finally:
             reply.close()
         if watch.expired:
-            raise TimedOut(
-                f"{safe_url(request.url)} did not answer within {request.deadline or STALL:.0f} s",
-                url=safe_url(request.url),
-            )
+            raise TimeoutError
         arrived = time.monotonic()
         return Response(
             status=reply.status_code,
             url=request.url,
             headers=_header_fields(reply),
-            body=body,
+            body=content,
             at=arrived,
             seconds=arrived - started,
             peer=watch.peer,
@@ -279,16 +324,25 @@ class _Shared:
         self.value: Any = None
         self.error: BaseException | None = None
 
-    def result(self, stopping: threading.Event) -> Any:
-        while not self.done.wait(0.2):
-            if stopping.is_set():
-                raise Interrupted
+    def result(self, stop: Stop) -> Any:
+        while not self.done.wait(_GLANCE):
+            stop.check()
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
         return self.value
 
 
 # -- one exchange ----------------------------------------------------------------------------
+
+# What requests and the libraries below it raise where an exchange fails.
+_FAULTS = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    zlib.error,
+    OSError,
+    UnicodeError,  # a host name that no label of IDNA can hold
+)
 
 
 class _Local(threading.local):
@@ -303,8 +357,9 @@ _local = _Local()
 class _Watch:
     """One exchange under the watchdog's eye."""
 
-    def __init__(self, seconds: float, *, public_only: bool) -> None:
+    def __init__(self, seconds: float, stop: Stop, *, public_only: bool) -> None:
         self.expires = time.monotonic() + seconds
+        self.stop = stop
         self.public_only = public_only
         self.expired = False
         self.peer: str | None = None
@@ -318,6 +373,8 @@ class _Watch:
                 self.peer = connection.getpeername()[0]
             except OSError:
                 self.peer = None
+        if self.expired:
+            self.expire()
 
     def extend(self, seconds: float) -> None:
         """Move the deadline: the exchange has made progress."""
@@ -328,7 +385,8 @@ class _Watch:
         self.expired = True
         if self._socket is not None:
             with contextlib.suppress(OSError):  # it ended by itself
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # the plain method: an SSLSocket's own takes the session away from the thread that reads
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 class _Watchdog:
@@ -340,15 +398,13 @@ class _Watchdog:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def watch(self, seconds: float, *, public_only: bool) -> _Watch:
+    def watch(self, watch: _Watch) -> None:
         """Begin to watch an exchange."""
-        watch = _Watch(seconds, public_only=public_only)
         with self._changed:
             self._watches.add(watch)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._patrol, name="regaudit-watchdog", daemon=True)
                 self._thread.start()
-        return watch
 
     def forget(self, watch: _Watch) -> None:
         """Stop watching an exchange that has ended."""
@@ -370,7 +426,7 @@ class _Watchdog:
                 # four looks a second keep every deadline within a quarter of a second, at no cost to an exchange
                 self._changed.wait(0.25)
                 now = time.monotonic()
-                for watch in [w for w in self._watches if w.expires <= now]:
+                for watch in [w for w in self._watches if w.expires <= now or w.stop.asked]:
                     self._watches.discard(watch)
                     watch.expire()
 
@@ -441,15 +497,26 @@ class _PlainConnection(HTTPConnection):
 
 class _TLSConnection(HTTPSConnection):
     response_class = _WholeHeaders
+    _twin: socket.socket | None = None
 
     def _new_conn(self) -> socket.socket:
         connection = super()._new_conn()
-        _attach(connection, self.host)
+        # TLS takes the descriptor away from this socket; only through a twin can a slow handshake be ended
+        self._twin = connection.dup()
+        try:
+            _attach(self._twin, self.host)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def connect(self) -> None:
-        super().connect()
-        _attach(self.sock, self.host)  # the socket that TLS put in place of the first
+        try:
+            super().connect()
+            _attach(self.sock, self.host)  # the socket that TLS put in place of the first
+        finally:
+            if self._twin is not None:
+                self._twin.close()
 
     def request(self, *arguments: Any, **options: Any) -> None:
         _attach(self.sock, self.host)
@@ -462,6 +529,11 @@ class _PlainPool(HTTPConnectionPool):
 
 class _TLSPool(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
+
+    def _validate_conn(self, conn: Any) -> None:
+        """Connect before the request; urllib3 would also warn at each request that nobody verifies."""
+        if conn.is_closed:  # who asked for that was warned when he did
+            conn.connect()
 
 
 class _Adapter(HTTPAdapter):
@@ -484,17 +556,30 @@ def _certificate(transport: Transport) -> tuple[str, str] | None:
     return str(certificate), str(key)
 
 
-def _body(request: Request) -> Any:
-    if request.body is None or isinstance(request.body, bytes):
-        return request.body
-    return _Reader(request.body)
+class _Body:
+    """The body of one attempt: opened for it, and closed after it."""
+
+    def __init__(self, request: Request) -> None:
+        self._file: IO[bytes] | None = None
+        self.data: Any = request.body
+        if isinstance(request.body, bytes) and request.deadline is None and request.body:
+            self.data = _Reader(io.BytesIO(request.body), len(request.body))
+        elif request.body is not None and not isinstance(request.body, bytes):
+            self._file = request.body.open()
+            # requests would send an empty stream chunked
+            self.data = _Reader(self._file, request.body.size) if request.body.size else b""
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._file is not None:
+            self._file.close()
 
 
 class _Reader:
     """A body that requests streams with a Content-Length."""
 
-    def __init__(self, source: Any) -> None:
-        self._file, self.len = source.open(), source.size
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self.len = file, size
 
     def __len__(self) -> int:
         return int(self.len)
@@ -519,20 +604,21 @@ def _header_fields(reply: requests.Response) -> Headers:
 def _read(reply: requests.Response, request: Request, watch: _Watch) -> bytes:
     """Read the body whole: into the sink, or into memory up to the cap."""
     if request.method == "HEAD" or reply.status_code in {204, 304}:
+        reply.raw.drain_conn()  # nothing, but the connection can be used again
         return b""
+    if not 200 <= reply.status_code < 300:
+        return _beginning(reply)
     _insist_on_an_end(reply, request)
     if request.into is not None and reply.status_code in _SUCCESS:
         _pour(reply, request.into, watch)
         return b""
-    if reply.status_code >= 400:
-        return _beginning(reply)
     return _decoded(reply, request)
 
 
 def _insist_on_an_end(reply: requests.Response, request: Request) -> None:
     """Refuse a body that only the end of the connection ends: it cannot be told from a cut one."""
     chunked = "chunked" in reply.headers.get("Transfer-Encoding", "").lower()
-    if not chunked and "Content-Length" not in reply.headers and reply.status_code < 400:
+    if not chunked and "Content-Length" not in reply.headers:
         raise TruncatedResponse(
             f"{safe_url(request.url)}: the answer does not say where it ends, so that a cut one would look whole",
             url=safe_url(request.url),
@@ -571,6 +657,8 @@ def _decoded(reply: requests.Response, request: Request) -> bytes:
         data += piece if inflate is None else inflate.decompress(piece, request.cap + 1 - len(data))
         if len(data) > request.cap:
             raise too_large(request)
+        if inflate is not None and inflate.unused_data:
+            raise zlib.error("more after its end")
     if inflate is not None and not inflate.eof:
         raise TruncatedResponse(
             f"{safe_url(request.url)}: the compressed answer ends too early", url=safe_url(request.url)
@@ -587,18 +675,27 @@ def _translated(error: Exception, request: Request, watch: _Watch) -> RegistryEr
     if cause := _cause(error, AddressRefused):
         return cause
     if isinstance(error, requests.exceptions.SSLError) or _cause(error, urllib3.exceptions.SSLError):
-        return Unreachable(
-            f"{url}: TLS failed ({_short(error)}): give ca= for a certificate authority of your own", url=url
-        )
+        advice = "give ca= for a certificate authority of your own"
+        if _cause(error, urllib3.exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
+            advice = "if it speaks plain http, ask for that (plain_http=True)"
+        return Unreachable(f"{url}: TLS failed ({_short(error)}): {advice}", url=url)
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
         return TimedOut(f"{url} did not answer in time", url=url)
     if _cause(error, urllib3.exceptions.NewConnectionError) or _cause(error, ConnectionRefusedError):
         return Unreachable(
             f"{url} cannot be reached ({_short(error)}): check the address, and that the registry is running", url=url
         )
-    if isinstance(error, http.client.LineTooLong | zlib.error) or "got more than" in str(error):
+    if isinstance(error, zlib.error | UnicodeError | ValueError) or "got more than" in str(error) or _foreign(error):
         return BadResponse(f"{url}: the answer cannot be read ({_short(error)})", url=url)
     return TruncatedResponse(f"{url}: the connection ended before the answer did ({_short(error)})", url=url)
+
+
+def _foreign(error: Exception) -> bool:
+    """Return whether what answered is not HTTP: its first line is not even the beginning of a status line."""
+    bad = _cause(error, http.client.BadStatusLine)
+    if bad is None or isinstance(bad, http.client.RemoteDisconnected):
+        return False
+    return not "HTTP/".startswith(str(bad.args[0])[:5])
 
 
 E = TypeVar("E", bound=BaseException)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,6 +18,9 @@ from typing import Any, Self
 from regaudit.client.blocking import BlockingDriver, Interrupted
 from regaudit.client.exchange import Conversation
 from regaudit.errors import RegistryError
+
+# What is in flight hears within a quarter of a second that it should end; looking up a name or connecting may not.
+_FAREWELL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +35,14 @@ class Result:
 class Bulk:
     """A pool that runs conversations and gives their results as they come.
 
-    Leaving the ``with`` block by an exception, `KeyboardInterrupt` included, stops it: what is under
-    way is not waited for.
+    Leaving the ``with`` block, by an exception or `KeyboardInterrupt` too, stops it: what is under way
+    is broken off, and nothing is left running.
     """
 
     def __init__(self, driver: BlockingDriver, workers: int) -> None:
         self._driver = driver
         self._tasks: queue.SimpleQueue[tuple[Hashable, Conversation[Any]] | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
         self._outstanding = 0
         self._cancelled = threading.Event()
         self._threads = [threading.Thread(target=self._work, name=f"regaudit-{i}", daemon=True) for i in range(workers)]
@@ -51,17 +55,23 @@ class Bulk:
         self._tasks.put((key, conversation))
 
     def results(self) -> Iterator[Result]:
-        """Yield results as they come until nothing is outstanding, what was submitted meanwhile included."""
+        """Yield results as they come until nothing is outstanding, what was submitted meanwhile included.
+
+        Ends early only after `cancel`.
+        """
         while self._outstanding:
             result = self._results.get()
+            if result is None or self._cancelled.is_set():
+                return
             self._outstanding -= 1
             if isinstance(result, BaseException):
                 raise result
             yield result
 
     def cancel(self) -> None:
-        """Start nothing more; what is in flight ends by itself and is not reported."""
+        """Start nothing more and break off what is in flight; any thread may ask for it."""
         self._cancelled.set()
+        self._results.put(None)  # wakes up whoever waits for a result
         for _ in self._threads:
             self._tasks.put(None)
 
@@ -72,9 +82,9 @@ class Bulk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
-        if kind is None:
-            for thread in self._threads:
-                thread.join()
+        until = time.monotonic() + _FAREWELL
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
@@ -83,7 +93,8 @@ class Bulk:
                 self._results.put(Result(key, value=self._driver.run(conversation, self._cancelled)))
             except RegistryError as error:
                 self._results.put(Result(key, error=error))
-            except Interrupted:
+            except Interrupted as interruption:
+                self._results.put(interruption)  # the driver was closed below us, unless we were cancelled
                 return
             except BaseException as error:  # noqa: BLE001 -- a fault of ours must reach the collecting thread
                 self._results.put(error)

@@ -226,6 +226,12 @@ class Session:
         Realm and service of the token server, once a challenge named them.
     tokens : dict
         By scope.
+    failures : dict
+        By scope, when and why a token server refused; under ``""`` what holds for every scope.
+    spurned : dict
+        By scope, when the registry refused a token that was issued for it just before.
+    peer : str or None
+        The address that the registry answered from when it named its token server.
     capabilities : dict
         What probing found: ``referrers``.
     counts : collections.Counter
@@ -242,6 +248,8 @@ class Session:
     bearer: tuple[str, str] | None = None
     tokens: dict[str, Token] = field(default_factory=dict, repr=False)
     failures: dict[str, tuple[float, RegistryError]] = field(default_factory=dict)
+    spurned: dict[str, float] = field(default_factory=dict)
+    peer: str | None = None
     capabilities: dict[str, bool] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     now: float = 0.0
@@ -267,6 +275,20 @@ def origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
+def resolve(base: str, location: str) -> str | None:
+    """Return the http URL that a registry's own words point at, or None where we have no business there.
+
+    That is: what cannot be parsed, another scheme than http and https, no host, user information.
+    """
+    try:
+        target = urljoin(base, location)
+        scheme, host, _ = origin(target)
+        named = urlsplit(target).username is not None
+    except ValueError:  # brackets without an address, a port out of range
+        return None
+    return target if scheme in {"http", "https"} and host and not named else None
+
+
 def is_private(address: str | None) -> bool:
     """Return whether an address is of this machine or a private network. An unknown one is not."""
     if address is None:
@@ -289,27 +311,29 @@ def send(session: Session, request: Request) -> Conversation[Response]:
     RateLimited
         The registry asks for a longer wait than a minute, or is still busy after the last attempt.
     """
-    attempt = 0
+    faults = busy = 0
+    repeatable = request.method in SAFE_METHODS
     while True:
         session.counts[request.purpose] += 1
         try:
             response: Response = yield request
         except Unreachable as error:
-            attempt += 1
-            if (
-                request.method not in SAFE_METHODS
-                or attempt >= session.retry.tries
-                or isinstance(error, AddressRefused)
-            ):
+            faults += 1
+            if not repeatable or faults >= session.retry.tries or isinstance(error, AddressRefused):
                 raise
-            yield Wait(session.retry.pause(attempt - 1))
+            yield Wait(session.retry.pause(faults - 1))
             continue
         session.now = max(session.now, response.at)
-        attempt += 1
-        pause = _pause(session.retry, request, response, attempt)
-        if pause is None:
+        if response.status in _BUSY:
+            busy += 1
+            if busy >= session.retry.busy_tries:
+                return response
+            yield Wait(_busy_pause(session.retry, request, response, busy), everyone=True)
+        elif response.status in _TRANSIENT and repeatable and faults + 1 < session.retry.tries:
+            faults += 1
+            yield Wait(session.retry.pause(faults - 1))
+        else:
             return response
-        yield Wait(pause, everyone=response.status in _BUSY)
 
 
 def follow(session: Session, request: Request) -> Conversation[Response]:
@@ -335,24 +359,30 @@ def follow(session: Session, request: Request) -> Conversation[Response]:
     return response
 
 
-def error_of(response: Response, what: str, *, authenticated: bool = False) -> Refused:  # noqa: PLR0911 -- a table
+def error_of(response: Response, what: str, *, shown: str = "nothing") -> Refused:  # noqa: PLR0911 -- a table
     """Return the error for a response that is a no, in one sentence that begins with `what`.
 
     The registry's own code and message are read from the body, cleaned, and kept short.
+
+    Parameters
+    ----------
+    shown : str
+        What the registry had seen of us, which decides what a 401 means: ``nothing``, ``credentials``
+        that it does not accept, or the ``rights`` that a token server gave to accepted credentials.
     """
     code, message = _registry_error(response)
     said = f" ({message})" if message else ""
     options: dict[str, Any] = {"url": safe_url(response.url), "status": response.status, "code": code}
     status = response.status
-    if status == 401 and authenticated:
+    if status == 401 and shown == "credentials":
         return AuthenticationFailed(
             f"{what}: the credentials were not accepted{said}: check user name and password", **options
         )
-    if status == 401:
+    if status == 401 and shown == "nothing":
         return AccessDenied(
             f"{what}: the registry asks for a login{said}: give username= and password=, or `docker login`", **options
         )
-    if status == 403 or code == "DENIED":
+    if status in {401, 403} or code == "DENIED":
         return AccessDenied(
             f"{what}: not allowed{said}: ask for the right, or log in as somebody who has it", **options
         )
@@ -365,28 +395,24 @@ def error_of(response: Response, what: str, *, authenticated: bool = False) -> R
     return UnexpectedStatus(f"{what}: the registry answered {status}{said}", **options)
 
 
-def _pause(policy: RetryPolicy, request: Request, response: Response, attempt: int) -> float | None:
-    """Return the seconds before the next attempt, or None where the response stands."""
-    if response.status in _BUSY:
-        asked = _retry_after(response)
-        if asked is not None and asked > _LONGEST_WAIT:
-            raise RateLimited(
-                f"{safe_url(request.url)}: the registry asks to wait {asked:.0f} s: try again then",
-                url=safe_url(request.url),
-                status=response.status,
-            )
-        if attempt >= policy.busy_tries:
-            return None
-        return policy.busy_pause(attempt - 1) if asked is None else asked
-    if response.status in _TRANSIENT and request.method in SAFE_METHODS and attempt < policy.tries:
-        return policy.pause(attempt - 1)
-    return None
+def _busy_pause(policy: RetryPolicy, request: Request, response: Response, attempt: int) -> float:
+    """Return the seconds that a busy registry asks to wait or, where it does not say, a guess that grows."""
+    asked = _retry_after(response)
+    if asked is None:
+        return policy.busy_pause(attempt - 1)
+    if asked > _LONGEST_WAIT:
+        raise RateLimited(
+            f"{safe_url(request.url)}: the registry asks to wait {asked:.0f} s: try again then",
+            url=safe_url(request.url),
+            status=response.status,
+        )
+    return asked
 
 
 def _retry_after(response: Response) -> float | None:
     """Return the seconds that Retry-After asks for, given in seconds or as a date beside the reply's own Date."""
     text = response.headers.get("retry-after", "").strip()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return float(text[:12])
     try:
         then = email.utils.parsedate_to_datetime(text)
@@ -403,16 +429,8 @@ def _redirected(request: Request, response: Response) -> Request:
         raise RedirectRefused(
             f"{where}: a {request.method} is never redirected", url=safe_url(request.url), status=response.status
         )
-    target = urljoin(response.url, location)
-    parts = urlsplit(target)
-    downgraded = urlsplit(request.url).scheme == "https" and parts.scheme != "https"
-    if (
-        not location
-        or parts.scheme not in {"http", "https"}
-        or not parts.hostname
-        or parts.username is not None
-        or downgraded
-    ):
+    target = resolve(response.url, location) if location else None
+    if target is None or (origin(request.url)[0] == "https" and origin(target)[0] != "https"):
         raise RedirectRefused(f"{where}: that is not safe to follow", url=safe_url(request.url), status=response.status)
     if origin(target) == origin(request.url):
         return replace(request, url=target)
@@ -424,7 +442,8 @@ def _registry_error(response: Response) -> tuple[str | None, str]:
     """Return the code and the message in an error body (distribution spec, "Error Codes")."""
     try:
         entry = json.loads(response.body[:ERROR_CAP])["errors"][0]
-        return redact(entry.get("code", ""), 64) or None, redact(entry.get("message", ""), 300)
+        code, message = (str(entry.get(key) or "")[:_ERROR_TEXT] for key in ("code", "message"))
+        return redact(code, 64) or None, redact(message, 300)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         text = response.body[:_ERROR_TEXT].decode("utf-8", "replace").strip()
         return None, "" if text.startswith("<") else redact(text, 200)

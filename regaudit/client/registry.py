@@ -103,7 +103,7 @@ class Registry:
             Transport(
                 verify=_file(ca) if ca is not None else not insecure,
                 client_certificate=certificate,
-                proxies=_proxies(proxy, from_environment=use_env_proxy),
+                proxies=_proxies(name.server, proxy, from_environment=use_env_proxy),
                 user_agent=user_agent,
                 in_flight=in_flight,
             )
@@ -286,10 +286,12 @@ def _file(path: str | Path) -> Path:
     return Path(path)
 
 
-def _proxies(proxy: str | None, *, from_environment: bool) -> dict[str, str]:
+def _proxies(server: str, proxy: str | None, *, from_environment: bool) -> dict[str, str]:
     if proxy is not None:
         return {"http": proxy, "https": proxy}
-    return {k: v for k, v in urllib.request.getproxies().items() if k in {"http", "https"}} if from_environment else {}
+    if not from_environment or urllib.request.proxy_bypass(server):
+        return {}
+    return {k: v for k, v in urllib.request.getproxies().items() if k in {"http", "https"}}
 
 
 __all__ = ["Registry", "Repository"]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from regaudit.client.auth import ask, refusal, repository_scope
 from regaudit.client.exchange import (
@@ -24,8 +24,10 @@ from regaudit.client.exchange import (
     Session,
     Sink,
     origin,
+    resolve,
 )
 from regaudit.errors import (
+    AccessDenied,
     BadManifest,
     BadResponse,
     DigestMismatch,
@@ -35,6 +37,7 @@ from regaudit.errors import (
     PaginationLoop,
     RegistryError,
     TruncatedResponse,
+    Unsupported,
 )
 from regaudit.manifest import (
     ACCEPT_MANIFESTS,
@@ -133,7 +136,8 @@ def ping(session: Session) -> Conversation[Ping]:
     AuthenticationFailed
         The credentials are wrong.
     """
-    response = yield from ask(session, _get(session, "/v2/", "ping", cap=_PING_CAP), ())
+    request = Request("GET", session.url("/v2/"), "ping", cap=_PING_CAP, deadline=session.deadline)
+    response = yield from ask(session, request, ())
     if response.status == 401 and response.headers.get("www-authenticate"):
         if session.credentials is not None:
             raise refusal(session, response, f"logging in to {session.host}")
@@ -146,9 +150,15 @@ def ping(session: Session) -> Conversation[Ping]:
 def catalog(session: Session, progress: Callable[[int], None] | None = None) -> Conversation[Listing]:
     """List the repositories of the registry. Many hosted registries deny this: name the repositories then."""
     pages = _Pages(is_repository)
-    return (
-        yield from _list(session, "/v2/_catalog", "catalog", "repositories", ("registry:catalog:*",), pages, progress)
+    listing = yield from _list(
+        session, "/v2/_catalog", "catalog", "repositories", ("registry:catalog:*",), pages, progress
     )
+    error = listing.error
+    if isinstance(error, AccessDenied | NotFound | Unsupported):
+        advice = "many registries do not list their repositories: name those that you mean"
+        denied = type(error)(f"{error}; {advice}", url=error.url, status=error.status, code=error.code)
+        return pages.listing(denied)
+    return listing
 
 
 def tags(session: Session, repository: str, progress: Callable[[int], None] | None = None) -> Conversation[Listing]:
@@ -176,9 +186,7 @@ def head_manifest(session: Session, repository: str, reference: str) -> Conversa
     response = yield from ask(session, request, (repository_scope(repository, "pull"),))
     if response.status != 200:
         raise refusal(session, response, _what(session, repository, reference))
-    size = response.headers.get("content-length", "")
-    digest = _announced(response, repository, reference)
-    return Head(digest, _content_type(response), int(size) if size.isdigit() else None)
+    return Head(_announced(response, repository, reference), _content_type(response), _size(response))
 
 
 def get_manifest(session: Session, repository: str, reference: str) -> Conversation[AnyManifest]:
@@ -235,8 +243,7 @@ def download_blob(session: Session, repository: str, digest: Digest, sink: Sink)
 def head_blob(session: Session, repository: str, digest: Digest) -> Conversation[int | None]:
     """Return a blob's size in bytes, None where the registry does not tell; raises `NotFound` where it is not there."""
     response = yield from _blob(session, "HEAD", repository, digest)
-    size = response.headers.get("content-length", "")
-    return int(size) if size.isdigit() else None
+    return _size(response)
 
 
 def referrers(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...]]:
@@ -259,7 +266,7 @@ def listed_referrers(session: Session, repository: str, digest: Digest) -> Conve
     """
     if "referrers" not in session.capabilities:
         yield Once(("referrers",), _probe_referrers(session, repository, digest))
-    if not session.capabilities["referrers"]:
+    if not session.capabilities.get("referrers"):
         return None
     return (yield from _referrer_pages(session, repository, digest))
 
@@ -270,6 +277,7 @@ def _referrer_pages(session: Session, repository: str, digest: Digest) -> Conver
     seen: set[str] = set()
     while url is not None:
         seen.add(url)
+        before = len(found)
         response = yield from _ask_referrers(session, url, repository)
         if response.status != 200:
             raise refusal(session, response, f"{_what(session, repository, digest)}: its referrers")
@@ -277,9 +285,9 @@ def _referrer_pages(session: Session, repository: str, digest: Digest) -> Conver
         assert isinstance(index, Index)  # noqa: S101 -- the media type says so
         found.update({descriptor.digest: descriptor for descriptor in index.manifests})
         url = _next_page(response)
-        if url in seen:
+        if url in seen or (url is not None and len(found) == before):
             raise PaginationLoop(
-                f"{safe_url(url or '')}: the list of referrers repeats itself", url=safe_url(url or "")
+                f"{safe_url(url or '')}: the list of referrers repeats itself or never ends", url=safe_url(url or "")
             )
     return tuple(found.values())
 
@@ -290,12 +298,15 @@ def _probe_referrers(session: Session, repository: str, digest: Digest) -> Conve
     response = yield from _ask_referrers(
         session, session.url(f"/v2/{check_repository(repository)}/referrers/{digest}"), repository
     )
+    what = f"{_what(session, repository, digest)}: its referrers"
     if response.status in {404, 405, 400, 501}:
-        session.capabilities["referrers"] = False
+        # NAME_UNKNOWN is of this repository, not of the registry: nothing is learnt
+        if refusal(session, response, what).code != "NAME_UNKNOWN":
+            session.capabilities["referrers"] = False
     elif response.status == 200:
         session.capabilities["referrers"] = _content_type(response) == OCI_INDEX
     else:
-        raise refusal(session, response, f"{_what(session, repository, digest)}: its referrers")
+        raise refusal(session, response, what)
 
 
 def _ask_referrers(session: Session, url: str, repository: str) -> Conversation[Response]:
@@ -427,13 +438,13 @@ def _next_page(response: Response) -> str | None:
     target = next_link(response.headers)
     if target is None:
         return None
-    url = urljoin(response.url, target)
-    ours, theirs = urlsplit(response.url), urlsplit(url)
-    if theirs.scheme not in {"http", "https"} or theirs.username is not None or not _same_place(response.url, url):
+    url = resolve(response.url, target)
+    if url is None or not _same_place(response.url, url):
         raise PaginationLoop(
-            f"{safe_url(response.url)}: the next page is on another host, {safe_url(url)}: not followed",
+            f"{safe_url(response.url)}: the next page is on another host, {safe_url(target)}: not followed",
             url=safe_url(response.url),
         )
+    ours, theirs = urlsplit(response.url), urlsplit(url)
     return theirs._replace(scheme=ours.scheme, netloc=ours.netloc, fragment="").geturl()
 
 
@@ -500,8 +511,9 @@ def _what(session: Session, repository: str, reference: str) -> str:
     return f"{session.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
 
 
-def _get(session: Session, path: str, purpose: str, *, cap: int) -> Request:
-    return Request("GET", session.url(path), purpose, cap=cap, deadline=session.deadline)
+def _size(response: Response) -> int | None:
+    text = response.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _looks_like_a_page(response: Response) -> bool:

@@ -7,7 +7,7 @@ is: what a status means is decided where the state is read afterwards.
 from __future__ import annotations
 
 import json
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from regaudit.client.auth import ask, delete_scopes, refusal, repository_scope
 from regaudit.client.exchange import (
@@ -19,6 +19,7 @@ from regaudit.client.exchange import (
     Session,
     Source,
     origin,
+    resolve,
 )
 from regaudit.client.v2 import get_manifest
 from regaudit.errors import BadResponse, DigestMismatch, NotFound, RedirectRefused
@@ -125,11 +126,10 @@ def _delete(session: Session, repository: str, path: str) -> Conversation[Respon
 def _upload_target(response: Response) -> str:
     """Return where the upload goes on, which must be the registry itself: the body and the login go there."""
     location = response.headers.get("location", "")
-    target = urljoin(response.url, location)
-    ours, theirs = origin(response.url), origin(target)
-    if not location or ours[1] != theirs[1]:
+    target = resolve(response.url, location) if location else None
+    if target is None or origin(response.url)[1] != origin(target)[1]:
         raise RedirectRefused(
-            f"{safe_url(response.url)} wants the upload at {safe_url(target)}: refused", status=response.status
+            f"{safe_url(response.url)} wants the upload at {safe_url(location)}: refused", status=response.status
         )
     own = urlsplit(response.url)
     return urlsplit(target)._replace(scheme=own.scheme, netloc=own.netloc).geturl()
@@ -137,6 +137,8 @@ def _upload_target(response: Response) -> str:
 
 def _list_in_fallback(session: Session, repository: str, raw: bytes, media_type: str) -> Conversation[None]:
     """List a referrer under its subject's fallback tag, as the specification asks where the registry does not do it."""
+    if b'"subject"' not in raw:
+        return  # stored, whether or not it is a kind of manifest that is known here
     manifest = parse_manifest(raw, media_type)
     if manifest.subject is None:
         return

@@ -224,8 +224,10 @@ class Snapshot:
 
     def stored_bytes(self) -> int:
         """Return the bytes of all distinct blobs and manifests that were read."""
-        blobs = self.blobs.drop_duplicates("digest")["size_bytes"].sum()
-        return int(blobs) + int(self.manifests.drop_duplicates("digest")["manifest_bytes"].sum())
+        blobs = self.blobs.drop_duplicates("digest")["size_bytes"]
+        manifests = self.manifests.drop_duplicates("digest")["manifest_bytes"]
+        # summed as Python's integers: sizes are claims, and 64 bits wrap round
+        return sum(blobs.dropna().tolist()) + sum(manifests.dropna().tolist())
 
     def __str__(self) -> str:
         lines = self.summary()
@@ -258,7 +260,7 @@ class Snapshot:
         kinds = self.problems["error"].value_counts()
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
         unread = len(self.unread)
-        state = f"{unread} repositories not fully read" if unread else "everything else was read"
+        state = f"repositories not fully read: {unread}" if unread else "everything else was read"
         if self.problems["repository"].isna().any():
             state = "the list of repositories is not complete"
         return f"{counted}; {state}"

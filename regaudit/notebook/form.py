@@ -29,7 +29,6 @@ import pandas as pd
 
 from regaudit.cleaner.plan import DELETE_TAG, Plan, PlanRow
 from regaudit.errors import RegauditError, UsageError
-from regaudit.reference import Digest
 from regaudit.text import clean, escape, human_age, human_bytes, isoformat, parse_time, redact
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _going_along(rows: Iterable[PlanRow]) -> dict[str, list[PlanRow]]:
 
 
 def _short(digest: str | None) -> str:
-    return clean(Digest(digest).short, 80) if digest else ""
+    return clean(digest[: digest.find(":") + 13], 80) if digest else ""
 
 
 def _short_key(key: str | None) -> str:
@@ -182,7 +181,7 @@ def _name(row: PlanRow) -> str:
 def _along_texts(rows: Sequence[PlanRow]) -> dict[str, Any]:
     roles = Counter(row.role for row in rows)
     plural = {"child": "children", "referrer": "referrers"}
-    counted = [f"{count} {role if count == 1 else plural.get(role, role)}" for role, count in roles.items()]
+    counted = [f"{count} {role if count == 1 else plural.get(role, role)}" for role, count in sorted(roles.items())]
     texts = [f"{row.role} {_short(row.digest)} {_tag_text(row)}".strip() for row in rows[:_ALONG_SENT]]
     return {"summary": ", ".join(counted), "rows": texts, "more": len(rows) - len(texts)}
 

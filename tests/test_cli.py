@@ -1,0 +1,249 @@
+"""The command line: the same way as in a notebook, with exit statuses that a script can rely on."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from regaudit.cli import main
+from regaudit.inventory.tables import TABLES, columns_of
+from regaudit.sandbox.server import Sandbox
+
+RULE = ["--older-than", "180D", "--keep-latest", "5"]
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """Run a command in a folder of its own; what it printed is in `output`, stderr alone in `stderr`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, stdin=None):
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+
+    return run
+
+
+@pytest.fixture
+def served():
+    with Sandbox(sample=True) as sandbox:
+        yield sandbox
+
+
+def contents(sandbox):
+    return {name: dict(sandbox.store.tags(name)) for name in sandbox.store.repositories()}
+
+
+def deletions(sandbox):
+    return [path for method, path, _ in sandbox.requests if method == "DELETE"]
+
+
+def approved_plan(shell, sandbox):
+    assert shell("audit", sandbox.host, "--out", "audit", "-q").exit_code == 0
+    assert shell("plan", "audit/snapshot", *RULE, "-o", "plan.json").exit_code == 0
+    assert shell("approve", "plan.json", "--by", "Ada", "--reason", "full disk").exit_code == 0
+
+
+def sentence(result, status):
+    """Return the one sentence that a command ended in, having checked that it is one."""
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith(("regaudit: ", "Error: "))
+    return last
+
+
+def test_the_demo_shows_deletes_restores_and_leaves_a_report(shell, tmp_path):
+    result = shell("demo", "-q")
+    assert result.exit_code == 0, result.output
+    assert "Everything is back" in result.output
+    assert "1 dangling" in result.output
+    folder = tmp_path / "demo-report"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {f"{table}.csv" for table in TABLES} <= files
+    assert {"stale.csv", "duplicates.csv", "index.html", "plan.json", "journal.sqlite"} <= files
+    assert {path for path in files if path.endswith(".png")}
+
+
+def test_the_demo_can_be_run_again_into_the_same_folder(shell):
+    assert shell("demo", "-q").exit_code == 0
+    assert shell("demo", "-q").exit_code == 0
+
+
+def test_an_audit_writes_each_table_with_its_columns(shell, served, tmp_path):
+    assert shell("audit", served.host, "--out", "audit", "-q").exit_code == 0
+    for table in TABLES:
+        with (tmp_path / "audit" / f"{table}.csv").open(encoding="utf-8", newline="") as file:
+            assert next(csv.reader(file)) == columns_of(table)
+
+
+def test_a_pattern_and_an_exclusion_choose_the_repositories(shell, served, tmp_path):
+    result = shell("audit", f"{served.host}/shop/**", "--exclude", "**/worker", "--out", "audit", "-q")
+    assert result.exit_code == 0
+    assert json.loads((tmp_path / "audit" / "snapshot" / "snapshot.json").read_text())["repositories"] == [
+        "shop/checkout/api"
+    ]
+
+
+def test_what_was_applied_can_be_undone_by_the_name_of_its_run(shell, served):
+    before = contents(served)
+    approved_plan(shell, served)
+    applied = shell("apply", "plan.json")
+    assert applied.exit_code == 0, applied.output
+    assert contents(served) != before
+    run = next(line for line in applied.output.splitlines() if line.startswith("delete ")).split()[1].rstrip(":")
+    undone = shell("undo", run)
+    assert undone.exit_code == 0, undone.output
+    assert contents(served) == before
+
+
+def test_the_journal_names_runs_and_approvals_and_verifies(shell, served):
+    approved_plan(shell, served)
+    shell("apply", "plan.json")
+    shown = shell("journal", "show", served.host).output
+    assert "approved by Ada" in shown
+    assert "deleted" in shown
+    assert shell("journal", "verify", served.host).exit_code == 0
+    lines = [json.loads(line) for line in shell("journal", "export", served.host).output.splitlines()]
+    assert lines[0]["event"] == "started"
+    assert lines[0]["data"]["approval"]["reason"] == "full disk"
+
+
+def test_applying_the_same_plan_again_deletes_nothing_more(shell, served):
+    approved_plan(shell, served)
+    shell("apply", "plan.json")
+    sent = len(deletions(served))
+    again = shell("apply", "plan.json")
+    assert again.exit_code == 0
+    assert "already_absent" in again.output
+    assert len(deletions(served)) == sent
+
+
+def test_candidates_can_come_from_an_edited_csv(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "audit", "-q")
+    (tmp_path / "mine.csv").write_text("repository,tag\nweb/frontend,nosuch\n")
+    result = shell("plan", "audit/snapshot", "--candidates", "mine.csv", "-o", "plan.json")
+    assert result.exit_code == 0
+    assert "not_in_snapshot" in result.output
+    assert shell("plan", "audit/snapshot", "--candidates", "mine.csv", "-o", "p", "--strict").exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["stale", "duplicates"])
+def test_findings_are_listed_or_written(shell, served, command, tmp_path):
+    shell("audit", served.host, "--out", "audit", "-q")
+    rule = RULE if command == "stale" else []
+    listed = shell(command, "audit/snapshot", *rule)
+    assert listed.exit_code == 0
+    assert " tags\n" in listed.output
+    assert shell(command, "audit/snapshot", *rule, "--out", "found").exit_code == 0
+    assert (tmp_path / "found" / f"{command}.csv").stat().st_size > 0
+
+
+def test_a_report_is_written_and_named(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "audit", "-q")
+    assert "report/index.html" in shell("report", "audit/snapshot").output
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+# -- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["audit", "127.0.0.1:1", "--out", "o"], 1, "check the address"),
+        (["audit", "127.0.0.1:1/UPPER", "--out", "o"], 2, "is not a pattern"),
+        (["audit", "ftp://example.com", "--out", "o"], 2, "not http or https"),
+        (["audit", "http://me:secret@example.com", "--out", "o"], 2, "without a user name"),
+        (["audit", "a.example", "b.example", "--out", "o"], 2, "one registry at a time"),
+        (["audit", "a.example"], 2, "--out"),
+        (["audit", "a.example", "-u", "me", "--out", "o"], 2, "--password-stdin"),
+        (["stale", "nosuch", "--older-than", "1D"], 1, "is not a snapshot"),
+        (["apply", "nosuch.json"], 1, "is not a plan"),
+        (["undo", "nosuch"], 1, "no journal has the run"),
+        (["journal", "show"], 2, "name the journal"),
+        (["journal", "show", "example.com"], 1, "does not exist"),
+        (["deflate"], 2, "No such command"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_that_says_what_to_do(shell, arguments, status, says):
+    assert says in sentence(shell(*arguments), status)
+
+
+@pytest.mark.parametrize("rule", [[], ["--older-than", "6M"], ["--keep-latest", "-1"], ["--clock", "moon"]])
+def test_a_rule_that_cannot_be_understood_is_a_usage_error(shell, served, rule):
+    shell("audit", served.host, "--out", "audit", "-q")
+    sentence(shell("plan", "audit/snapshot", *rule, "-o", "plan.json"), 2)
+
+
+def test_a_repository_that_does_not_exist_is_said_and_nothing_is_written(shell, served, tmp_path):
+    assert "nothing could be read" in sentence(shell("audit", f"{served.host}/no/such", "--out", "audit", "-q"), 1)
+    assert not (tmp_path / "audit" / "tags.csv").exists()
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_a_wrong_password_is_said_and_never_shown(shell, auth):
+    with Sandbox(sample=True, users={"ada": "right"}, auth=auth) as sandbox:
+        command = ["audit", sandbox.host, "-u", "ada", "--password-stdin", "--out", "audit", "-q"]
+        wrong = shell(*command, stdin="canary-wrong\n")
+        assert "not accepted" in sentence(wrong, 1)
+        assert "canary" not in wrong.output
+        assert "login" in sentence(shell("audit", sandbox.host, "--out", "audit", "-q"), 1)
+        assert shell(*command, stdin="right\n").exit_code == 0
+
+
+def test_a_snapshot_of_another_version_is_refused(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "audit", "-q")
+    header = tmp_path / "audit" / "snapshot" / "snapshot.json"
+    header.write_text(header.read_text().replace("regaudit-snapshot/1", "regaudit-snapshot/99"))
+    assert "regaudit-snapshot/99" in sentence(shell("report", "audit/snapshot"), 1)
+
+
+@pytest.mark.parametrize("change", [("deleted", "kept"), ("shop/checkout/api", "shop/checkout/apx"), ('"180', '"181')])
+def test_a_plan_edited_by_hand_is_refused_and_nothing_is_deleted(shell, served, tmp_path, change):
+    approved_plan(shell, served)
+    text = (tmp_path / "plan.json").read_text()
+    edited = text.replace(*change) if change[0] in text else text.replace('"allow_empty": false', '"allow_empty": true')
+    assert edited != text
+    (tmp_path / "plan.json").write_text(edited)
+    assert "was changed" in sentence(shell("apply", "plan.json"), 1)
+    assert deletions(served) == []
+
+
+def test_a_plan_that_nobody_approved_is_refused(shell, served):
+    shell("audit", served.host, "--out", "audit", "-q")
+    shell("plan", "audit/snapshot", *RULE, "-o", "plan.json")
+    assert "regaudit approve" in sentence(shell("apply", "plan.json"), 1)
+    assert deletions(served) == []
+
+
+def test_where_deletion_is_disabled_one_request_is_sent_and_the_reason_said(shell):
+    with Sandbox(sample=True, deletion=False) as sandbox:
+        before = contents(sandbox)
+        approved_plan(shell, sandbox)
+        result = shell("apply", "plan.json")
+        sentence(result, 1)
+        assert "switch it on" in result.output
+        assert len(deletions(sandbox)) == 1
+        assert contents(sandbox) == before
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in sorted(main.commands)), ["journal", "show"]])
+def test_help_is_there_for_every_command(shell, command):
+    result = shell(*command, "--help")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4
+
+
+def test_the_installed_program_ends_in_the_same_statuses(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "regaudit.cli", "audit", "127.0.0.1:1", "--out", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("regaudit: ")
