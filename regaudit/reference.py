@@ -324,9 +324,19 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     >>> bool(compile_pattern("team/*").fullmatch("team/app")), bool(compile_pattern("team/*").fullmatch("team/a/b"))
     (True, False)
     """
-    parts = re.split(r"(\*+|\?)", check_pattern(pattern))
-    wild = {"?": "[^/]", "*": "[^/]*"}
-    return re.compile("".join(wild.get(p, ".*") if p[:1] in {"*", "?"} else re.escape(p) for p in parts))
+    first, *rest = re.split(r"(\*+)", check_pattern(pattern))
+    stars = ["**" if star != "*" else star for star in rest[::2]]
+    expression = _literal(first)
+    for star, following, text in zip(stars, [*stars, None][1:], rest[1::2], strict=True):
+        piece = ("[^/]*?" if star == "*" else ".*?") + _literal(text)
+        # Where the next star can take up whatever a later match would skip, the first match is as good as
+        # any: without going back, no name from a registry makes a pattern with many stars take long.
+        expression += f"(?>{piece})" if following == "**" or (following and star == "*") else piece
+    return re.compile(expression)
+
+
+def _literal(text: str) -> str:
+    return re.escape(text).replace(r"\?", "[^/]")
 
 
 # The tag under which a registry without the referrers interface keeps the referrers of a digest

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from docker_registry import PROGRAM, DockerRegistry, push
+from hostile import Decoy, Hostile
 from hypothesis import HealthCheck, settings
 
 from regaudit.client.registry import Registry
@@ -160,6 +161,20 @@ def sample_registry(sample_sandbox: Sandbox) -> Iterator[Registry]:
     """Give a `Registry` on the shared sandbox: read only."""
     with Registry(sample_sandbox.host) as door:
         yield door
+
+
+@pytest.fixture
+def hostile() -> Iterator[Hostile]:
+    """Give a server that misbehaves as the test scripts it."""
+    with Hostile() as server:
+        yield server
+
+
+@pytest.fixture
+def decoy() -> Iterator[Decoy]:
+    """Give a listener to whom nobody should speak."""
+    with Decoy() as listener:
+        yield listener
 
 
 @pytest.fixture(scope="session")

@@ -72,11 +72,19 @@ class Lab:
     def __init__(self, home: Path) -> None:
         self.folder = home / "work"
         self.folder.mkdir(parents=True)
+        _quieten(home / "config")
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = (home / "server.log").open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *SERVER_OPTIONS, f"--port={port}", f"--ServerApp.root_dir={self.folder}"],
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                *SERVER_OPTIONS,
+                f"--port={port}",
+                f"--ServerApp.root_dir={self.folder}",
+            ],
             env=_environment(home),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -102,7 +110,10 @@ class Lab:
     def _answers(self) -> bool:
         if self._process.poll() is not None:
             raise RuntimeError(f"JupyterLab ended: {Path(self._log.name).read_text()[-2000:]}")
-        with suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(f"{self.url}/api/status") as reply:
+        with (
+            suppress(urllib.error.URLError, ConnectionError),
+            urllib.request.urlopen(f"{self.url}/api/status") as reply,
+        ):
             return reply.status == 200
         return False
 
@@ -147,7 +158,7 @@ def browser_page(home: Path) -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            str(home), executable_path=chromium(), args=list(CHROMIUM_OPTIONS), viewport={"width": 1400, "height": 1000}
+            str(home), executable_path=chromium(), args=list(CHROMIUM_OPTIONS), viewport={"width": 1400, "height": 1600}
         )
         context.set_default_timeout(ACTION_MS)
         context.route("**/*", _only_this_machine)
@@ -182,6 +193,15 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
+
+
+def _quieten(config: Path) -> None:
+    """Switch off the question whether to fetch news, which would cover the page."""
+    settings = (
+        config / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    )
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -339,6 +339,7 @@ def test_signed_schema_1_has_the_digest_of_its_payload_and_keeps_its_raw_bytes()
     assert manifest.digest == Digest.of(payload) == digest_of_document(raw)
     assert manifest.digest != Digest.of(raw)
     assert manifest.raw == raw
+    assert manifest.to_dict() == json.loads(raw)
     assert (manifest.kind, manifest.name, manifest.tag, manifest.architecture) == ("legacy", "team/app", "1.0", "amd64")
     assert manifest.layers == (B, A)
     assert manifest.created == datetime(2020, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)

@@ -481,6 +481,25 @@ def test_a_star_stays_within_a_part_of_a_name_and_two_stars_do_not(pattern, matc
     assert is_literal(pattern) is (pattern == "a.b")
 
 
+def plainly(pattern):
+    """Return the regular expression of a pattern as its definition reads, which may go back and forth for long."""
+    wild = {"?": "[^/]", "*": "[^/]*"}
+    parts = re.split(r"(\*+|\?)", pattern)
+    return re.compile("".join(wild.get(p, ".*") if p[:1] in {"*", "?"} else re.escape(p) for p in parts))
+
+
+@given(st.text("ab/*?", min_size=1, max_size=12), st.text("ab/", max_size=14))
+@settings(max_examples=500)
+def test_a_pattern_matches_what_its_definition_says(pattern, name):
+    assume(not is_literal(pattern))
+    assert bool(compile_pattern(pattern).fullmatch(name)) == bool(plainly(pattern).fullmatch(name))
+
+
+@pytest.mark.parametrize("star", ["*", "**", "?*"])
+def test_a_pattern_of_many_stars_is_quick_on_the_worst_name(star):
+    assert not compile_pattern(f"{star}a" * 20 + "b").fullmatch("a" * 255)
+
+
 @pytest.mark.parametrize(
     "pattern", ["", "Team/*", "[a-z]", "a|b", "(a+)+", "a\n", "../x", "a/../b", "/a", "a//b", ".a", "a?b=c", "%2e"]
 )

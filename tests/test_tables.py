@@ -177,12 +177,28 @@ def test_a_problem_of_unknown_weight_blocks():
 def test_a_snapshot_shows_itself_as_text_and_as_escaped_html():
     build = Build("registry:5000").image("team/app", tags=["1"], created="2026-05-01", layers={"base": 5000})
     snapshot = build.unread("team/app", "<script>alert(1)</script>", error="<b>").snapshot()
-    assert "1 repositories not fully read" in str(snapshot)
+    assert "repositories not fully read: 1" in str(snapshot)
     assert "incomplete" in repr(snapshot)
     shown = snapshot._repr_html_()
     assert "<script>" not in shown
     assert "<b>" not in shown
     assert "&lt;script&gt;" in shown
+
+
+def test_a_catalog_that_was_not_read_is_said_before_anything_else():
+    snapshot = Build().image("a", tags=["1"]).unread(None, stage="catalog").snapshot()
+    assert not snapshot.complete
+    assert "the list of repositories is not complete" in str(snapshot)
+
+
+def test_a_display_shows_the_first_problems_and_counts_the_rest():
+    build = Build()
+    for number in range(25):
+        build.dangling("a", f"tag-{number}")
+    shown = build.snapshot()._repr_html_()
+    assert "tag-19" in shown
+    assert "tag-20" not in shown
+    assert "and 5 more" in shown
 
 
 def test_an_empty_registry_has_a_snapshot_too():

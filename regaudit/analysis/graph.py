@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -52,7 +53,9 @@ class RepositoryGraph:
     def neighbours(self, digest: str) -> tuple[str, ...]:
         """Return everything that one step ties to a digest."""
         return tuple(
-            other for edges in (self.children, self.parents, self.referrers, self.subjects) for other in edges.get(digest, ())
+            other
+            for edges in (self.children, self.parents, self.referrers, self.subjects)
+            for other in edges.get(digest, ())
         )
 
     def dependants(self, digest: str) -> tuple[str, ...]:
@@ -63,9 +66,11 @@ class RepositoryGraph:
         """Return everything that is tied to a digest by any number of steps, itself included."""
         return _reach([digest], self.neighbours)
 
-    def closure(self, digests: Iterable[str]) -> frozenset[str]:
-        """Return the digests and everything that might go along with them."""
-        return _reach(digests, self.dependants)
+    def closure(self, digests: Iterable[str], within: AbstractSet[str] | None = None) -> frozenset[str]:
+        """Return the digests and everything that might go along with them, without leaving `within` where it is given."""
+        if within is None:
+            return _reach(digests, self.dependants)
+        return _reach(digests, lambda digest: tuple(d for d in self.dependants(digest) if d in within))
 
 
 @dataclass(slots=True)
@@ -101,7 +106,9 @@ def _build(repository: str, tags: pd.DataFrame, manifests: pd.DataFrame, childre
     attached = _attachments(digest_of, read)
     on_tag = [(digest, tag) for tag, digest in digest_of.items() if digest is not None]
     below = list(zip(_texts(children["index_digest"]), _texts(children["digest"]), strict=True))
-    refers = [(s, r) for s, r in zip(_texts(manifests["subject_digest"]), _texts(manifests["digest"]), strict=True) if s and r]
+    refers = [
+        (s, r) for s, r in zip(_texts(manifests["subject_digest"]), _texts(manifests["digest"]), strict=True) if s and r
+    ]
     refers += [(subject, str(digest_of[tag])) for tag, subject in attached.items()]
     return RepositoryGraph(
         repository=repository,

@@ -13,7 +13,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,9 @@ import pandas as pd
 
 from regaudit.analysis.footprint import Holders
 from regaudit.analysis.graph import Graph, RepositoryGraph
-from regaudit.errors import PlanError, UsageError
+from regaudit.errors import BadManifest, PlanError, UsageError
 from regaudit.inventory.snapshot import Snapshot, write_csv
+from regaudit.manifest import load_json
 from regaudit.reference import Digest, split_attached_tag
 from regaudit.text import atomic_write, clean, escape, html_table, human_bytes, isoformat
 
@@ -47,6 +49,11 @@ REFUSALS: Mapping[str, str] = {
     "unverifiable": "its digest uses an algorithm that cannot be verified here",
     "not_in_snapshot": "the snapshot does not have it at this digest",
 }
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return the fields of a value; `dataclasses.asdict` copies deeply and takes ten times as long."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +140,7 @@ class PlanRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values."""
-        return asdict(self) | {"tags": list(self.tags), "needs": list(self.needs)}
+        return _plain(self) | {"tags": list(self.tags), "needs": list(self.needs)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +154,7 @@ class Approval:
 
     def to_dict(self) -> dict[str, str]:
         """Return the approval as plain values."""
-        return asdict(self)
+        return _plain(self)
 
 
 @dataclass(frozen=True)
@@ -188,8 +195,7 @@ class Plan:
     @cached_property
     def hash(self) -> str:
         """The sha256 of everything in the plan but the approval, in canonical JSON."""
-        canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+        return _hash(self._content())
 
     @property
     def digests(self) -> int:
@@ -245,7 +251,8 @@ class Plan:
         """Raise `PlanError` unless the plan is approved exactly as it stands."""
         if self.approval is None:
             raise PlanError("the plan is not approved: `regaudit approve PLAN --by NAME`, or plan.approve(by=NAME)")
-        if self.approval.plan_hash != self.hash:
+        # Hashed anew: the plan's mappings could have been changed since `hash` was first asked for.
+        if self.approval.plan_hash != _hash(self._content()):
             raise PlanError("the approval is for another plan: approve this one after reading it")
 
     def frame(self) -> pd.DataFrame:
@@ -281,7 +288,7 @@ class Plan:
             "approval": None if self.approval is None else self.approval.to_dict(),
         }
         with atomic_write(Path(path)) as file:
-            json.dump(document, file, indent=1, sort_keys=True)
+            file.write(_in_lines(document | {"seal": _hash(document)}))
         return Path(path)
 
     @classmethod
@@ -300,6 +307,8 @@ class Plan:
         """
         document = _read(Path(path))
         try:
+            # Over the whole file, so that not even the name in the approval can be edited.
+            seal = document.pop("seal")
             loaded = cls(
                 registry=document["registry"],
                 taken_at=document["taken_at"],
@@ -313,7 +322,7 @@ class Plan:
                 approval=Approval(**document["approval"]) if document["approval"] else None,
                 snapshot=snapshot,
             )
-            same = loaded.hash == document["hash"]
+            same = loaded.hash == document["hash"] and _hash(document) == seal
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"{clean(path)} is damaged ({clean(error, 80)}): make the plan again") from None
         if not same:
@@ -329,9 +338,9 @@ class Plan:
             "format": FORMAT,
             "registry": self.registry,
             "taken_at": self.taken_at,
-            "options": asdict(self.options),
+            "options": {name: list(v) if isinstance(v, tuple) else v for name, v in _plain(self.options).items()},
             "state": {name: dict(tags) for name, tags in self.state.items()},
-            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "candidates": [_plain(candidate) for candidate in self.candidates],
             "rows": [row.to_dict() for row in self.rows],
             "refused": [row.to_dict() for row in self.refused],
             "reclaimable_bytes": self.reclaimable_bytes,
@@ -405,12 +414,13 @@ class Selection:
         self._graph = Graph(snapshot)
         self._bytes = Holders(snapshot).selection()
         self._rows = {row.key: row for row in plan.rows if row.role == "candidate"}
-        self._condemned: dict[str, set[str]] = {}
+        refused = {(row.repository, tag) for row in plan.refused for tag in row.tags}
+        self._condemned: dict[tuple[str, str], list[Candidate]] = {}
         for candidate in plan.candidates:
-            if candidate.tag is not None:
-                self._condemned.setdefault(candidate.repository, set()).add(candidate.tag)
+            if (candidate.repository, candidate.tag) not in refused:
+                self._condemned.setdefault((candidate.repository, str(candidate.digest)), []).append(candidate)
         self._going: dict[tuple[str, str], frozenset[str]] = {}
-        self._members: dict[str, tuple[str, str]] = {}
+        self._alone: dict[tuple[str, str], int] = {}
 
     def set(self, key: str, *, selected: bool) -> None:
         """Select or deselect a candidate row; raises `UsageError` for a key that is none."""
@@ -435,7 +445,7 @@ class Selection:
             for (repository, _), going in self._going.items()
             for digest in going
         )
-        return whole + sum(self._rows[key].action == DELETE_TAG for key in self.keys)
+        return whole + sum(self._alone.values()) + sum(self._rows[key].action == DELETE_TAG for key in self.keys)
 
     @property
     def bytes(self) -> int:
@@ -447,14 +457,16 @@ class Selection:
         component = graph.component(digest)
         name = (row.repository, min(component))
         chosen = {d for d in component if f"{row.repository}@{d}" in self.keys}
-        tags = {t for d in chosen for t in graph.tags_of.get(d, ()) if t in self._condemned.get(row.repository, ())}
-        decision = _settle(graph, chosen, tags, self._options)
+        condemned = [c for d in chosen for c in self._condemned.get((row.repository, d), ())]
+        decision = _settle(graph, chosen, {c.tag for c in condemned if c.tag is not None}, self._options)
         before, after = self._going.get(name, frozenset()), frozenset(decision.going)
         for gone in after - before:
             self._bytes.add(row.repository, gone)
         for back in before - after:
             self._bytes.discard(row.repository, back)
         self._going[name] = after
+        # Without its index or its subject, a digest may have to stay, and then its tags go alone.
+        self._alone[name] = sum(_may_go_alone(c, decision.refused.get(str(c.digest)), self._options) for c in condemned)
 
 
 def plan(
@@ -518,11 +530,14 @@ class _Decision:
 def _settle(graph: RepositoryGraph, chosen: set[str], tags: set[str], options: PlanOptions) -> _Decision:
     """Find the largest set that can go: begin with all that might, and take out what may not until nothing changes."""
     refused = {digest: reason for digest in chosen if (reason := _never(graph, digest, options))}
-    going = set(graph.closure(chosen - refused.keys())) & graph.manifests
-    going = {digest for digest in going if digest in chosen or not _never(graph, digest, options)}
+    might = graph.closure(chosen - refused.keys())
+    going = frozenset(digest for digest in might if digest in chosen or not _never(graph, digest, options))
+    going -= refused.keys()
     while leaving := {digest: why for digest in going if (why := _held(graph, digest, going, chosen, tags, options))}:
-        going -= leaving.keys()
         refused.update({digest: why for digest, why in leaving.items() if digest in chosen})
+        going -= leaving.keys()
+        # What goes along needs a candidate behind it: two signatures of each other must not carry one another.
+        going = graph.closure(chosen & going, within=going)
     roles = {digest: ("candidate", None) if digest in chosen else _role(graph, digest, going) for digest in going}
     return _Decision(roles, refused)
 
@@ -538,9 +553,9 @@ def _never(graph: RepositoryGraph, digest: str, options: PlanOptions) -> tuple[s
 
 
 def _held(
-    graph: RepositoryGraph, digest: str, going: set[str], chosen: set[str], tags: set[str], options: PlanOptions
+    graph: RepositoryGraph, digest: str, going: AbstractSet[str], chosen: set[str], tags: set[str], options: PlanOptions
 ) -> tuple[str, str] | None:
-    """Return who holds a digest, given what else goes: an index that stays, a tag that stays, or no reason to go."""
+    """Return who holds a digest, given what else goes: an index that stays, or a tag that stays."""
     if parent := next((p for p in graph.parents.get(digest, ()) if p not in going), None):
         return "child_of_kept_index", _name(graph, parent)
     if digest not in options.include or digest not in chosen:
@@ -549,12 +564,10 @@ def _held(
         ]
         if kept:
             return "kept_alias", ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
-    if digest in chosen or _role(graph, digest, going)[1] is not None:
-        return None
-    return "kept_alias", ""
+    return None
 
 
-def _role(graph: RepositoryGraph, digest: str, going: Iterable[str]) -> tuple[str, str | None]:
+def _role(graph: RepositoryGraph, digest: str, going: AbstractSet[str]) -> tuple[str, str | None]:
     parent = next((p for p in graph.parents.get(digest, ()) if p in going), None)
     if parent is not None:
         return "child", parent
@@ -567,14 +580,15 @@ def _name(graph: RepositoryGraph, digest: str) -> str:
 
 
 def _decide(snapshot: Snapshot, candidates: tuple[Candidate, ...], options: PlanOptions) -> Plan:
-    graph, facts = Graph(snapshot), _Facts(snapshot)
+    graph, facts, unread = Graph(snapshot), _Facts(snapshot), snapshot.unread
     rows: list[PlanRow] = []
     refused: list[PlanRow] = []
-    names = sorted({candidate.repository for candidate in candidates})
-    for name in names:
-        mine = [candidate for candidate in candidates if candidate.repository == name]
+    by_repository: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_repository.setdefault(candidate.repository, []).append(candidate)
+    for name in sorted(by_repository):
         going, staying = _decide_repository(
-            graph.repository(name), mine, options, facts, unread=name in snapshot.unread
+            graph.repository(name), by_repository[name], options, facts, unread=name in unread
         )
         rows += going
         refused += staying
@@ -597,20 +611,21 @@ def _decide(snapshot: Snapshot, candidates: tuple[Candidate, ...], options: Plan
 def _decide_repository(
     graph: RepositoryGraph, candidates: list[Candidate], options: PlanOptions, facts: _Facts, *, unread: bool
 ) -> tuple[list[PlanRow], list[PlanRow]]:
-    refused = [
-        _refused(c, graph, facts, *why) for c in candidates if (why := _not_plannable(c, graph, facts, unread=unread))
-    ]
-    usable = [c for c in candidates if not _not_plannable(c, graph, facts, unread=unread)]
+    obstacles = {c: why for c in candidates if (why := _not_plannable(c, graph, facts, unread=unread))}
+    usable = [c for c in candidates if c not in obstacles]
     chosen = {str(c.digest) for c in usable}
     tags = {c.tag for c in usable if c.tag is not None}
     decision = _settle(graph, chosen, tags, options)
-    alone = [c for c in usable if _may_go_alone(c, decision, options)]
+    alone = {c for c in usable if _may_go_alone(c, decision.refused.get(str(c.digest)), options)}
     if not options.allow_empty and _emptied(graph, decision, {str(c.tag) for c in alone}):
-        return [], refused + [_refused(c, graph, facts, "would_empty", "") for c in usable]
+        staying = obstacles | dict.fromkeys(usable, ("would_empty", ""))
+        return [], [_refused(c, graph, facts, *why) for c, why in staying.items()]
     rows = _ordered(graph, decision, _reasons(usable), facts)
-    rows += [_row_for_tag(c, facts, graph) for c in alone]
-    staying = [c for c in usable if str(c.digest) in decision.refused and c not in alone]
-    return rows, refused + [_refused(c, graph, facts, *decision.refused[str(c.digest)]) for c in staying]
+    rows += [_row_for_tag(c, facts, graph) for c in usable if c in alone]
+    # An included digest goes with all its tags, those of unknown age too: none of them stays.
+    staying = {c: why for c, why in obstacles.items() if why[0] != "unknown_age" or c.digest not in decision.going}
+    staying |= {c: decision.refused[str(c.digest)] for c in usable if str(c.digest) in decision.refused}
+    return rows, [_refused(c, graph, facts, *why) for c, why in staying.items() if c not in alone]
 
 
 def _not_plannable(
@@ -628,11 +643,11 @@ def _not_plannable(
     return ("unknown_age", "") if candidate.unknown_age else None
 
 
-def _may_go_alone(candidate: Candidate, decision: _Decision, options: PlanOptions) -> bool:
+def _may_go_alone(candidate: Candidate, refusal: tuple[str, str] | None, options: PlanOptions) -> bool:
     """Return whether only the tag goes: its digest must stay, for reasons that do not concern the tag."""
-    if not options.untag or candidate.tag is None or options.protects(candidate.tag):
+    if not options.untag or refusal is None or candidate.tag is None or options.protects(candidate.tag):
         return False
-    return decision.refused.get(str(candidate.digest), ("",))[0] in {"kept_alias", "child_of_kept_index"}
+    return refusal[0] in {"kept_alias", "child_of_kept_index", "protected"}
 
 
 def _emptied(graph: RepositoryGraph, decision: _Decision, alone: set[str]) -> bool:
@@ -787,7 +802,22 @@ def _candidates(snapshot: Snapshot, given: pd.DataFrame | Iterable[str]) -> tupl
         _candidate({k: v for k, v in record.items() if not pd.isna(v)}, digests, "age_days" in columns)
         for record in records
     ]
-    return tuple(dict.fromkeys(found))
+    return _each_once(found)
+
+
+def _each_once(found: list[Candidate]) -> tuple[Candidate, ...]:
+    """Return each candidate once, with all its reasons, in an order that does not depend on how they came."""
+    same: dict[tuple[str, str, str], list[Candidate]] = {}
+    for candidate in found:
+        same.setdefault((candidate.repository, candidate.tag or "", candidate.digest or ""), []).append(candidate)
+    return tuple(_joined(same[key]) for key in sorted(same))
+
+
+def _joined(same: list[Candidate]) -> Candidate:
+    if len(same) == 1:
+        return same[0]
+    reasons = sorted({candidate.reason for candidate in same if candidate.reason})
+    return replace(same[0], reason="; ".join(reasons), unknown_age=all(candidate.unknown_age for candidate in same))
 
 
 def _candidate(record: dict[str, Any], digests: Mapping[tuple[str, str], str | None], aged: bool) -> Candidate:  # noqa: FBT001
@@ -798,7 +828,7 @@ def _candidate(record: dict[str, Any], digests: Mapping[tuple[str, str], str | N
     return Candidate(
         repository=repository,
         tag=None if tag is None else str(tag),
-        digest=None if digest is None else str(digest),
+        digest=None if digest is None else str(Digest(str(digest))),
         reason=str(record.get("reason", "")),
         unknown_age=aged and "age_days" not in record,
     )
@@ -821,7 +851,9 @@ def _frame_of_names(names: Iterable[str]) -> pd.DataFrame:
 
 
 def _keys(candidate: Candidate) -> set[str]:
-    return {f"{candidate.repository}@{candidate.digest}", f"{candidate.repository}:{candidate.tag}"}
+    """Return the keys of the rows that a candidate may have become: its digest, or its tag alone."""
+    keys = {f"{candidate.repository}@{candidate.digest}"}
+    return keys if candidate.tag is None else keys | {f"{candidate.repository}:{candidate.tag}"}
 
 
 def _tag_text(row: PlanRow) -> str:
@@ -831,8 +863,8 @@ def _tag_text(row: PlanRow) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        document = load_json(path.read_bytes())  # a key that stands twice would show one plan and mean another
+    except (OSError, BadManifest):
         raise PlanError(
             f"{clean(path)} is not a plan: make one with `regaudit plan SNAPSHOT … -o {clean(path.name)}`"
         ) from None
@@ -842,6 +874,22 @@ def _read(path: Path) -> dict[str, Any]:
             f"{clean(path)} is of the format {clean(found, 60)!r}, and this regaudit reads {FORMAT!r}: make it again"
         )
     return dict(document)
+
+
+def _in_lines(document: dict[str, Any]) -> str:
+    """Return JSON with a line for each field and for each row: quick to write, and a diff shows what changed."""
+    fields = []
+    for name, value in sorted(document.items()):
+        text = json.dumps(value, sort_keys=True)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(json.dumps(item, sort_keys=True) for item in value) + "\n]"
+        fields.append(f"{json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _hash(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def _row(fields: dict[str, Any]) -> PlanRow:

@@ -90,6 +90,7 @@ function build(model) {
   const form = { model, name: Math.random().toString(36).slice(2), asked: 0, waiting: new Map(), ticked: new Map() };
   form.view = null;
   form.title = node("p", { class: "ra-title" });
+  form.summary = node("p", { class: "ra-summary" });
   form.notice = node("p", { class: "ra-notice" });
   form.error = node("p", { class: "ra-error", role: "alert" });
   form.silence = node("p", { class: "ra-silence", role: "alert" });
@@ -99,7 +100,7 @@ function build(model) {
   form.journal = node("p", { class: "ra-journal" });
   form.root = focusable("section", { class: "regaudit", "aria-label": "Review of a deletion", tabindex: "-1" });
   form.root.append(
-    form.title, form.notice, toolbar(form), table(form), pager(form),
+    form.title, form.summary, form.notice, toolbar(form), table(form), pager(form),
     node("p", { class: "ra-sum" }, form.totals, form.pending),
     form.error, form.silence, choosePanel(form), reviewPanel(form), runPanel(form), undoPanel(form), form.journal,
   );
@@ -252,14 +253,15 @@ function landing(form, view) {
 }
 
 function patchTexts(form, view) {
-  setText(form.title, `${view.registry}: ${view.title}.`);
+  setText(form.title, `Review of ${view.registry}`);
+  setText(form.summary, `${view.title}.`);
   setText(form.notice, view.notice);
   show(form.notice, view.notice !== "");
   setText(form.error, view.error);
   setText(form.journal, `Journal: ${view.journal}`);
   const { rows, digests, tags, bytes } = view.totals;
   const sum = `${counted(rows, "row")} selected: ${counted(digests, "digest")} and ${counted(tags, "tag")} go, ${bytes} come back after garbage collection`;
-  setText(form.totals, rows ? sum : "Nothing is selected.");
+  setText(form.totals, view.stage !== "choose" ? "" : rows ? sum : "Nothing is selected.");
 }
 
 function patchToolbar(form, view) {
@@ -293,7 +295,7 @@ function patchPager(form, view) {
 function patchTable(form, view) {
   const refused = view.section === "refused";
   const what = refused ? "Refused candidates, which stay" : view.stage === "choose" ? "Candidates for deletion" : "What this deletion consists of";
-  setText(form.caption, `${what}, ${view.registry}`);
+  setText(form.caption, what);
   form.heads.forEach((head, place) => {
     const sorted = view.column === COLUMNS[place][0];
     head.setAttribute("aria-sort", sorted ? (view.descending ? "descending" : "ascending") : "none");

@@ -1,0 +1,99 @@
+"""Notebooks run from top to bottom, nothing is deleted where nobody clicks, and the magic reads a registry."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# The kernel of the test process speaks through pyzmq and traitlets; what they announce for their own
+# future concerns whoever maintains them.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
+]
+
+
+def read(path: Path) -> Any:
+    import nbformat
+
+    return nbformat.read(path, as_version=4)
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs(path):
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    assert not [cell.id for cell in cells if cell.outputs or cell.execution_count]
+    assert read(path).metadata.kernelspec.name == "python3"
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def executed(request, tmp_path_factory) -> Any:
+    """Run a notebook in a kernel of its own, in a folder of its own; the first error ends it."""
+    from nbclient import NotebookClient
+
+    folder = tmp_path_factory.mktemp("kernel")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
+        patch.setenv("TMPDIR", str(folder))
+        client = NotebookClient(read(request.param), timeout=240, resources={"metadata": {"path": str(folder)}})
+        return client.execute()
+
+
+def outputs_of(notebook: Any) -> list[Any]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(300)
+def test_a_notebook_runs_from_top_to_bottom(executed):
+    assert outputs_of(executed)
+    assert not [output for output in outputs_of(executed) if output.output_type == "error"]
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(300)
+def test_a_notebook_that_nobody_clicks_in_shows_its_form_and_deletes_nothing(executed):
+    data = [output.data for output in outputs_of(executed) if "data" in output]
+    (form,) = [shown for shown in data if WIDGET in shown and "ReviewForm" in shown["text/plain"]]
+    assert "digests with" in form["text/html"], "a page without a kernel shows the headline"
+    assert "'nothing was deleted'" in [shown["text/plain"] for shown in data]
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(300)
+def test_the_saved_state_of_a_form_is_small_and_holds_no_row(executed):
+    widgets = executed.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    (saved,) = [widget["state"] for widget in widgets if "ReviewForm" in str(widget["state"].get("_anywidget_id"))]
+    assert "sha256:" not in str(saved)
+    assert "shop/checkout" not in str(saved)
+    assert len(str(saved)) < 60_000
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="the sandbox needs uvicorn")
+def test_the_magic_reads_a_registry_into_snapshot():
+    from IPython.core.error import UsageError
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from regaudit.sandbox.server import Sandbox
+
+    shell = InteractiveShell()
+    try:
+        with Sandbox(sample=True) as sandbox:
+            shell.run_line_magic("load_ext", "regaudit.notebook.magic")
+            shell.run_line_magic("regaudit", f"{sandbox.url} 'shop/**'")
+            assert shell.user_ns["snapshot"].patterns == ("shop/**",)
+            assert len(shell.user_ns["snapshot"].tags)
+            shell.user_ns["registry"].close()
+        with pytest.raises(UsageError, match="name a registry"):
+            shell.run_line_magic("regaudit", "")
+    finally:
+        shell.history_manager.end_session()
