@@ -206,6 +206,8 @@ def audit(
     click.echo(snapshot)
     _show(snapshot.problems, ["repository", "identifier", "error", "message"])
     click.echo(f"written to {folder}: tags.csv, manifests.csv, blobs.csv, children.csv, problems.csv, snapshot/")
+    if (snapshot.problems["error"] == "interrupted").any():
+        _fail("interrupted: what was read so far is written, and the rest marked as not read", 1)
     _finish(bad=not snapshot.complete, strict=strict, why="not everything was read")
 
 
