@@ -142,6 +142,7 @@ class Notebook:
         """Switch to a theme, "JupyterLab Light" or "JupyterLab Dark"."""
         self.command("apputils:change-theme", theme=name)
         light = str(name.endswith("Light")).lower()
+        self.page.wait_for_selector("#jupyterlab-splash", state="detached")
         self.page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
 
     @property
@@ -210,7 +211,6 @@ def _environment(home: Path) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": "runtime",
         "JUPYTER_DATA_DIR": "data",
         "IPYTHONDIR": "ipython",
-        "MPLCONFIGDIR": "matplotlib",
         "XDG_STATE_HOME": "state",
         "XDG_CACHE_HOME": "cache",
     }

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from lab import Lab, Notebook, browser_page, missing, wait_until
 
 TUTORIAL = Path(__file__).parent.parent / "notebooks" / "01_audit.ipynb"
 BUILDERS = Path(__file__).parent / "builders.py"
+# Read here, because each test runs in an environment that is cleared of it.
+_ARTIFACTS = os.environ.get("REGAUDIT_TEST_ARTIFACTS")
 # A CI without a browser would pass without having looked.
 _UNABLE = missing()
 pytestmark = [
@@ -48,7 +51,7 @@ def page(tmp_path_factory, lab) -> Iterator[Any]:
 
 @pytest.fixture
 def artifacts(tmp_path) -> Path:
-    folder = Path(os.environ.get("REGAUDIT_TEST_ARTIFACTS") or tmp_path)
+    folder = Path(_ARTIFACTS or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -117,6 +120,7 @@ def filtered(page: Any, form: Any, text: str) -> None:
 
 def confirmed(form: Any) -> None:
     form.locator(".ra-review").click()
+    form.locator(".ra-typed").wait_for()
     form.locator(".ra-typed").fill(form.locator(".ra-confirm code").text_content())
     form.locator(".ra-why").fill("a test")
     form.locator(".ra-delete").click()
@@ -202,6 +206,9 @@ def test_the_keyboard_focus_stays_in_the_form_from_choosing_to_the_end(page, lab
     assert page.evaluate(inside)
     form.locator(".ra-typed").fill("delete 4")
     form.locator(".ra-typed").press("Enter")
+    form.locator(".ra-typed").press("Tab")
+    assert form.locator(".ra-stop").is_hidden(), "Enter in a field deletes nothing"
+    page.keyboard.press("Enter")
     form.locator(".ra-stop").wait_for()
     assert page.evaluate(inside)
     form.locator(".ra-undo").wait_for()
@@ -228,6 +235,21 @@ def test_ticks_with_the_keyboard_sorting_and_paging_reach_the_right_row(page, la
     assert form.locator("tbody tr:visible .ra-tag").all_text_contents() == [tag]
 
 
+def test_select_all_never_acts_on_another_filter_than_the_one_on_the_screen(page, lab):
+    _, form = opened(page, lab, write_notebook(lab, "quick.ipynb", form_over(60)))
+    page.evaluate(
+        """() => {
+            const filter = document.querySelector('.ra-filter');
+            filter.value = 'v007';
+            filter.dispatchEvent(new Event('input'));
+            document.querySelector('.ra-select-all').click();
+        }"""
+    )
+    form.get_by_text("the view had changed").wait_for()
+    assert form.locator(".ra-totals").text_content() == "Nothing is selected."
+    assert form.locator("tbody tr:visible").count() == 1
+
+
 def test_stop_ends_a_deletion_in_the_middle(page, lab):
     _, form = opened(page, lab, write_notebook(lab, "stop.ipynb", form_over(60)))
     form.locator(".ra-select-all").click()
@@ -248,12 +270,28 @@ def test_hostile_text_stays_text(page, lab):
     assert page.title() != "pwned"
 
 
-def test_a_kernel_that_died_is_noticed(page, lab):
-    _, form = opened(page, lab, write_notebook(lab, "dead.ipynb", form_over(3)))
+def test_a_kernel_that_is_silent_is_noticed_and_what_was_ticked_counts_when_it_answers(page, lab):
+    tell = "import os, pathlib; pathlib.Path('kernel.pid').write_text(str(os.getpid()))"
+    _, form = opened(page, lab, write_notebook(lab, "silent.ipynb", form_over(3, tell)))
+    kernel = int((lab.folder / "kernel.pid").read_text())
+    os.kill(kernel, signal.SIGSTOP)
+    try:
+        form.locator("tbody input").first.click()
+        form.locator(".ra-pending").wait_for()
+        assert form.locator("tr.ra-waiting").count() == 1, "the box is ticked in the page only, and looks like it"
+        form.get_by_text("No answer from the kernel for 10 s").wait_for()
+        assert form.locator(".ra-totals").text_content() == "Nothing is selected."
+    finally:
+        os.kill(kernel, signal.SIGCONT)
+    page.wait_for_function(SELECTED)
+    assert form.locator("tr.ra-waiting").count() == 0
+    assert form.locator(".ra-silence").is_hidden()
+
+
+def test_a_kernel_that_has_gone_is_noticed_at_once(page, lab):
+    _, form = opened(page, lab, write_notebook(lab, "gone.ipynb", form_over(3)))
     page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.shutdown()")
     form.locator("tbody input").first.click()
-    form.locator(".ra-pending").wait_for()
-    assert form.locator("tr.ra-waiting").count() == 1, "the box is ticked in the page only, and looks like it"
     form.get_by_text("No answer from the kernel").wait_for()
     assert form.locator(".ra-totals").text_content() == "Nothing is selected."
 

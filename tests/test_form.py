@@ -485,6 +485,7 @@ def test_an_error_before_the_first_deletion_is_one_sentence_and_the_review_is_st
     page.form.wait(PATIENCE)
     view = page.until("review")
     assert view["error"] == "registry:5000 does not answer; token=***"
+    assert "verysecretvalue" not in caplog.text
     assert view["review"]["phrase"] == "delete 5"
     cleaner.failure = None
     page.delete()

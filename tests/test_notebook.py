@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,6 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# The kernel of the test process speaks through pyzmq and traitlets; what they announce for their own
-# future concerns whoever maintains them.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
-]
 
 
 def read(path: Path) -> Any:
@@ -78,7 +71,6 @@ def test_the_saved_state_of_a_form_is_small_and_holds_no_row(executed):
     assert len(str(saved)) < 60_000
 
 
-@pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="the sandbox needs uvicorn")
 def test_the_magic_reads_a_registry_into_snapshot():
     from IPython.core.error import UsageError
     from IPython.core.interactiveshell import InteractiveShell

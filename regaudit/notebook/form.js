@@ -55,10 +55,13 @@ function enable(target, enabled) {
 
 const number = (count) => count.toLocaleString("en-US");
 const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+const chip = (text) => node("span", { class: "ra-tag", text });
 
 // -- asking Python -------------------------------------------------------------------------------
 
 function ask(form, message) {
+  // What was typed last goes first: "select all" must not act on another filter than the one on the screen.
+  if (form.typing) form.sendFilter();
   const id = `${form.name}-${++form.asked}`;
   form.waiting.set(id, form.asked);
   if (message.do === "set") form.ticked.set(message.key, { id: form.asked, selected: message.selected });
@@ -67,11 +70,12 @@ function ask(form, message) {
   try {
     form.model.send({ ...message, id, generation: form.view?.generation ?? 0 });
   } catch {
-    setText(form.silence, SILENT);
+    setText(form.silence, GONE);
   }
 }
 
 const SILENT = "No answer from the kernel for 10 s: it is busy or has stopped. Nothing here counts until it answers.";
+const GONE = "No answer from the kernel: it has gone. Nothing here counts; run the cell again.";
 
 // Messages are answered in order, so that an answer also settles what was asked before it.
 function settle(form, answer) {
@@ -108,18 +112,21 @@ function build(model) {
 }
 
 function toolbar(form) {
-  let typing;
+  form.sendFilter = () => {
+    clearTimeout(form.typing);
+    form.typing = undefined;
+    ask(form, { do: "filter", text: form.filter.value });
+  };
   const typed = () => {
-    clearTimeout(typing);
-    typing = setTimeout(() => ask(form, { do: "filter", text: form.filter.value }), TYPING_MS);
+    clearTimeout(form.typing);
+    form.typing = setTimeout(form.sendFilter, TYPING_MS);
   };
   form.filter = focusable("input", {
     type: "search", class: "ra-filter", "aria-label": "Filter the rows",
     placeholder: "Filter by repository, tag, digest, reason", on: { input: typed },
   });
   form.sections = ["rows", "refused"].map((section) => {
-    const choose = button("", () => ask(form, { do: "section", section }), `ra-section-${section}`);
-    return [section, choose];
+    return [section, button("", () => ask(form, { do: "section", section }), `ra-section-${section}`)];
   });
   form.selectAll = button("", () => ask(form, { do: "select_filtered" }), "ra-select-all");
   form.clear = button("Clear selection", () => ask(form, { do: "clear" }), "ra-clear");
@@ -159,8 +166,6 @@ function pager(form) {
   return node("div", { class: "ra-pager", role: "group", "aria-label": "Pages" }, form.first, form.back, form.where, form.next, form.last);
 }
 
-// -- the panels ----------------------------------------------------------------------------------
-
 function panel(name, label, ...children) {
   const heading = focusable("h4", { class: "ra-heading", tabindex: "-1", text: label });
   return node("div", { class: `ra-panel ra-panel-${name}`, role: "group", "aria-label": label }, heading, ...children);
@@ -186,13 +191,11 @@ function reviewPanel(form) {
   form.phrase = node("code");
   const confirm = field(form, "typed", "Confirm", "");
   confirm.lastChild.append("type ", form.phrase, " exactly");
-  form.remove = focusable("button", { type: "submit", class: "ra-button ra-delete ra-danger", text: "Delete" });
+  // No <form>: the Enter key in a field must not be what deletes.
+  const remove = () => ask(form, { do: "delete", by: form.by.value, reason: form.why.value, typed: form.typed.value });
+  form.remove = button("Delete", remove, "ra-delete ra-danger");
   form.cancel = button("Back to the selection", () => ask(form, { do: "back" }), "ra-back");
-  const submit = (event) => {
-    event.preventDefault();
-    if (confirmed(form)) ask(form, { do: "delete", by: form.by.value, reason: form.why.value, typed: form.typed.value });
-  };
-  const fields = node("form", { class: "ra-confirm", on: { submit } },
+  const fields = node("div", { class: "ra-confirm" },
     field(form, "by", "Approved by", "your name, kept in the journal"), field(form, "why", "Reason", "optional"), confirm,
     node("div", { class: "ra-buttons" }, form.remove, form.cancel));
   form.reviewPanel = panel("review", "Review the deletion", form.reviewTitle, form.refusedNote, form.reviewRefused, fields);
@@ -255,6 +258,7 @@ function landing(form, view) {
 function patchTexts(form, view) {
   setText(form.title, `Review of ${view.registry}`);
   setText(form.summary, `${view.title}.`);
+  show(form.summary, view.review === null);
   setText(form.notice, view.notice);
   show(form.notice, view.notice !== "");
   setText(form.error, view.error);
@@ -266,7 +270,7 @@ function patchTexts(form, view) {
 
 function patchToolbar(form, view) {
   const choosing = view.stage === "choose";
-  if (document.activeElement !== form.filter && !form.waiting.size) form.filter.value = view.filter;
+  if (document.activeElement !== form.filter && !form.waiting.size && !form.typing) form.filter.value = view.filter;
   for (const [section, choose] of form.sections) {
     const name = section === "refused" ? "Refused" : choosing ? "Candidates" : "This deletion";
     setText(choose, `${name} ${number(view.counts[section])}`);
@@ -308,17 +312,14 @@ function patchTable(form, view) {
 
 function makeRow(form) {
   const line = { key: "", cells: {} };
-  const change = () => {
+  line.box = focusable("input", { type: "checkbox" });
+  line.box.addEventListener("change", () => {
     line.root.classList.add("ra-waiting");
     ask(form, { do: "set", key: line.key, selected: line.box.checked });
-  };
-  line.box = focusable("input", { type: "checkbox", on: { change } });
-  const cells = COLUMNS.map(([column]) => {
-    line.cells[column] = node(column === "repository" ? "th" : "td", { class: `ra-${column}` });
-    return line.cells[column];
   });
+  for (const [column] of COLUMNS) line.cells[column] = node(column === "repository" ? "th" : "td", { class: `ra-${column}` });
   line.cells.repository.setAttribute("scope", "row");
-  line.root = node("tr", {}, node("td", { class: "ra-tick" }, line.box), ...cells);
+  line.root = node("tr", {}, node("td", { class: "ra-tick" }, line.box), ...Object.values(line.cells));
   form.body.append(line.root);
   return line;
 }
@@ -358,8 +359,6 @@ const digestParts = ([digest, kind]) => [node("code", { text: digest }), " ", no
 function twoLines(first, second) {
   return [node("span", { text: first }), ...(second ? [node("small", { text: second })] : [])];
 }
-
-const chip = (text) => node("span", { class: "ra-tag", text });
 
 function tagParts(row) {
   const inline = row.tags.slice(0, TAGS_INLINE).map(chip);

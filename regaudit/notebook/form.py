@@ -17,6 +17,7 @@ import getpass
 import logging
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -564,13 +565,14 @@ class ReviewForm(anywidget.AnyWidget):
             self._show()
 
     def _fail(self, error: Exception) -> None:
+        """Show one sentence, and log where it came from; neither holds a secret."""
+        told = str(error) if isinstance(error, RegauditError) else f"{type(error).__name__}: {error}"
         with self._lock:
-            if isinstance(error, RegauditError):
-                self._error = redact(error, _TEXT_SENT * 2)
-            else:
-                self._error = redact(f"{type(error).__name__}: {error}", _TEXT_SENT * 2)
-        if not isinstance(error, _Refusal):
-            _log.warning("the review form of %s: %s", clean(self._plan.registry, 80), self._error, exc_info=error)
+            self._error = redact(told, _TEXT_SENT * 2)
+        if isinstance(error, _Refusal):
+            return
+        trace = [redact(line) for part in traceback.format_exception(error) for line in part.splitlines()]
+        _log.warning("the review form of %s failed\n%s", clean(self._plan.registry, 80), "\n".join(trace))
 
     # -- the view -----------------------------------------------------------------------------
 
@@ -739,8 +741,7 @@ def review(plan: Plan, cleaner: Cleaner, *, page_size: int = 25) -> ReviewForm:
 
     Examples
     --------
-    >>> form = review(plan, Cleaner(registry))  # doctest: +SKIP
-    >>> form  # doctest: +SKIP
+    ``form = review(plan, Cleaner(registry))`` and ``form`` as the last line of a cell
     """
     return ReviewForm(plan, cleaner, page_size=page_size)
 
