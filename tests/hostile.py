@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json as _json
-import select
 import socket
 import ssl
 import struct
@@ -153,6 +152,7 @@ class Hostile:
         self._script: dict[str, list[Entry]] = defaultdict(list)
         self._closing = threading.Event()
         self._lock = threading.Lock()
+        self._arrival = threading.Condition()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -170,6 +170,12 @@ class Hostile:
     def seen(self, what: str) -> list[Seen]:
         """Return the requests of ``"METHOD /path"``."""
         return [seen for seen in self.requests if f"{seen.method} {seen.path}" == what]
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many requests have arrived."""
+        with self._arrival:
+            if not self._arrival.wait_for(lambda: len(self.requests) >= count, timeout=10):
+                raise AssertionError(f"only {len(self.requests)} of {count} requests have arrived")
 
     def close(self) -> None:
         """Cut all connections and wait for all threads."""
@@ -218,7 +224,9 @@ class Hostile:
                 with wire:
                     reader = wire.makefile("rb")
                     while (seen := _read_request(reader, number)) is not None:
-                        self.requests.append(seen)
+                        with self._arrival:
+                            self.requests.append(seen)
+                            self._arrival.notify_all()
                         if not self._play(wire, self._next(seen)):
                             break
         finally:
@@ -258,13 +266,14 @@ class Hostile:
                 connection.sendall(bytes([byte]))
             return True
         connection.sendall(play.raw)
-        select.select([connection], [], [])  # until the client, or close(), ends it
+        while connection.recv(65536):  # until the client, or close(), ends it
+            pass
         return False
 
 
 def _read_request(reader: Any, number: int) -> Seen | None:
     line = reader.readline().decode("latin-1")
-    if not line.strip():
+    if line.count(" ") < 2:
         return None
     method, target, _ = line.split(" ", 2)
     headers = []

@@ -161,7 +161,7 @@ def test_a_retry_after_that_says_nothing_leads_to_a_growing_guess(after):
 def test_a_wait_of_hours_fails_at_once_with_a_message(after):
     headers = {"Retry-After": after, "Date": "Mon, 01 Jun 2026 00:00:00 GMT"}
     driver = Talk([answer(429, headers=headers)])
-    with pytest.raises(RateLimited, match="asks to wait .* s: try again then") as caught:
+    with pytest.raises(RateLimited, match=r"asks to wait .* s: try again then") as caught:
         driver.run(send(session(), get()))
     assert (caught.value.status, driver.waits, len(driver.requests)) == (429, [], 1)
 
@@ -287,7 +287,7 @@ def test_where_the_address_is_not_known_it_counts_as_public():
         ("192.168.1.1", True),
         ("169.254.169.254", True),
         ("100.64.0.1", True),
-        ("0.0.0.0", True),  # noqa: S104 -- an address to refuse
+        ("0.0.0.0", True),
         ("::1", True),
         ("fe80::1%eth0", True),
         ("fd00::1", True),
@@ -369,7 +369,7 @@ def test_a_403_never_looks_like_a_wrong_password():
         b'{"errors":[{"code":null,"message":["x"]}]}',
         b'{"errors":[{"code":"' + b"A" * 60_000 + b'","message":"' + b"a." * 30_000 + b'"}]}',
         b'{"errors":[{"code":"X","message":"\\u001b]0;x\\u0007\\u202e Bearer abcdefghijkl http://u:secretpw@h/"}]}',
-        "fehlgeschlagen \x1b[31m Bearer abcdefghijkl password=secretpw".encode(),
+        b"fehlgeschlagen \x1b[31m Bearer abcdefghijkl password=secretpw",
     ],
 )
 def test_whatever_stands_in_an_error_body_the_message_is_short_and_clean(body):

@@ -10,19 +10,22 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pandas as pd
 
-from regaudit.cleaner.journal import Journal
+from regaudit.cleaner.journal import Entry, Journal
 from regaudit.cleaner.plan import DELETE_MANIFEST, DELETE_TAG, Plan, PlanRow
 from regaudit.client import v2, write
-from regaudit.client.exchange import Conversation, Response, Session, Wait, error_of
+from regaudit.client.exchange import Conversation, Request, Response, Session, Wait, error_of
 from regaudit.client.registry import Registry
 from regaudit.errors import (
     AccessDenied,
@@ -34,25 +37,34 @@ from regaudit.errors import (
     RedirectRefused,
     Refused,
     RegistryError,
+    Unreachable,
 )
 from regaudit.manifest import AnyManifest, Index, parse_manifest
-from regaudit.reference import Digest
+from regaudit.reference import Digest, attached_tag, split_attached_tag
 from regaudit.text import clean, escape, html_table, redact
 
 logger = logging.getLogger("regaudit.cleaner")
 
 # What a row can come to. The first three of a deletion leave the digest gone.
 GONE = frozenset({"deleted", "deleted_unconfirmed", "already_absent"})
-_UNDOABLE = frozenset({"deleted", "deleted_unconfirmed", "unknown", "not_deleted"})
+_UNDOABLE = frozenset({"deleted", "deleted_unconfirmed", "unknown", "not_deleted", "lost"})
 _FINE = GONE | {"skipped", "restored", "already_there"}
 # After these nothing more is sent to the registry, or to the repository.
-_STOPS_REGISTRY = frozenset({"disabled", "denied", "refused_redirect", "rate_limited"})
+_STOPS_REGISTRY = frozenset({"disabled", "denied", "refused_redirect", "rate_limited", "lost"})
+# What registries say of a manifest that others need or that a rule holds (ECR, Artifact Registry, Quay, Harbor).
+_HELD = ("referenced", "immutable", "dangling_tag")
 _STOPS_REPOSITORY = frozenset({"repository_missing"})
 
 # How long a registry may take to show that a manifest is gone, and how often to look (seconds).
 _VISIBLE_AFTER = 30.0
 _LOOK_EVERY = (0.2, 0.5, 1.0, 2.0)
+# So many tags are read one after the other: starting a pool for them would take longer.
+_FEW = 3
+# Between two rows only their own tags and new names are read; after so many seconds all tags are again.
+_LOOK_AT_ALL_AFTER = 60.0
 _DEEPEST = 8
+# How registries say that something a manifest needs is not there any more.
+_BLOBS_GONE = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,8 @@ class Outcome:
         Of a deletion: ``deleted``, ``deleted_unconfirmed`` (gone, though the reply did not say so),
         ``already_absent``, ``not_deleted``, ``disabled``, ``denied``, ``refused_by_registry``,
         ``refused_redirect``, ``rate_limited``, ``repository_missing``, ``skipped``, ``unknown``,
-        ``failed``, ``lost`` (a kept tag vanished meanwhile). Of an undo: ``restored``,
+        ``failed``, ``lost`` (what was to stay is gone: a kept tag that vanished meanwhile, or a manifest
+        that the registry deleted together with one of its tags). Of an undo: ``restored``,
         ``already_there``, ``tag_moved``, ``blobs_gone``, ``failed``.
     detail : str
         One sentence.
@@ -150,6 +163,7 @@ class Cleaner:
 
     def __init__(self, registry: Registry, *, journal: str | Path | Journal | None = None) -> None:
         self.registry = registry
+        self._own_journal = not isinstance(journal, Journal)
         if isinstance(journal, Journal):
             self.journal = journal
         else:
@@ -205,6 +219,19 @@ class Cleaner:
         with self.journal.locked():
             return _Restoration(self.registry, self.journal, name, progress, stop, overwrite=overwrite).run()
 
+    def close(self) -> None:
+        """Close the journal, unless it was given as one."""
+        if self._own_journal:
+            self.journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def last_run(self, plan: Plan) -> Run | None:
         """Return the newest execution of this very plan in the journal, or None."""
         mine = [entry for entry in self.journal.runs() if entry.data.get("plan_hash") == plan.hash]
@@ -258,16 +285,52 @@ class _Stop(Exception):
     """Nothing more may be sent."""
 
 
+@contextmanager
+def _ended(journal: Journal, run: str) -> Iterator[None]:
+    """Record the end of a run, also where it was stopped or interrupted before all rows were tried."""
+    stopped = False
+    try:
+        yield
+    except _Stop:
+        stopped = True
+    except KeyboardInterrupt:
+        logger.warning("run %s was interrupted: what was under way is recorded as unknown", run)
+        stopped = True
+    journal.record(run, "finished", stopped=stopped)
+
+
+def _runs_of(journal: Journal, plan_hash: str) -> list[str]:
+    """Return the executions of a plan, oldest first."""
+    return [entry.run for entry in journal.runs() if plan_hash and entry.data.get("plan_hash") == plan_hash]
+
+
 # -- deleting --------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Now:
-    """What a repository looks like just before a deletion."""
+    """What a repository looks like just before a deletion.
 
-    tags: dict[str, str | None]
+    Attributes
+    ----------
+    tags : dict
+        Every tag that is listed, with its digest; None where its manifest is gone.
+    seen : dict
+        Every tag that was seen with a digest since the run began.
+    known : set
+        Digests whose references need no more reading: the plan took them into account, or they were followed.
+    referenced : dict
+        What came after the review and needs a digest: its tag.
+    all_again : float
+        When all tags are due to be read again, on the monotonic clock.
+    """
+
+    repository: str
     known: set[str]
+    tags: dict[str, str | None] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
     referenced: dict[str, str] = field(default_factory=dict)
+    all_again: float = 0.0
 
 
 class _Execution:
@@ -281,9 +344,13 @@ class _Execution:
         self._report = progress or (lambda _: None)
         self._stop = stop or threading.Event()
         self._run = _new_run()
-        self._outcomes: list[Outcome] = []
+        self._rows: dict[str, list[PlanRow]] = {}
+        for row in plan.rows:
+            self._rows.setdefault(row.repository, []).append(row)
+        self._asked: set[str] = set()
         self._gone: set[str] = set()
-        self._earlier = [e.run for e in journal.runs() if e.data.get("plan_hash") == plan.hash]
+        self._untags = True
+        self._earlier = _runs_of(journal, plan.hash)
 
     def run(self) -> Run:
         plan = self._plan
@@ -297,57 +364,69 @@ class _Execution:
             approval=plan.approval.to_dict(),
             rows=[row.to_dict() for row in plan.rows],
         )
-        stopped = False
-        try:
-            for repository in dict.fromkeys(row.repository for row in plan.rows):
-                self._clean(repository, [row for row in plan.rows if row.repository == repository])
-        except _Stop:
-            stopped = True
-        except KeyboardInterrupt:
-            logger.warning("the deletion was interrupted: what is under way is recorded as unknown")
-            stopped = True
-        self._journal.record(self._run, "finished", stopped=stopped)
-        return Run(self._run, plan.hash, "delete", tuple(self._outcomes), stopped)
+        with _ended(self._journal, self._run):
+            for repository, rows in self._rows.items():
+                self._clean(repository, rows)
+        return recorded_run(self._journal, self._run)
 
     def _clean(self, repository: str, rows: list[PlanRow]) -> None:
+        planned = {str(row.digest) for row in rows}
+        now = _Now(repository, planned | self._tagged(repository))
         try:
-            now = self._look(repository)
+            self._look(now)
         except RegistryError as error:
             words = {self._conclude(row, *_unreadable(error)) for row in rows}
             if words & _STOPS_REGISTRY:
                 raise _Stop from None
             return
-        kept = {tag: digest for tag, digest in now.tags.items() if digest is not None}
+        stopped = self._work(rows, now)
+        self._check_kept(rows, now)
+        if stopped:
+            raise _Stop
+
+    def _work(self, rows: list[PlanRow], now: _Now) -> bool:
+        """Delete rows one by one, and return whether nothing more may be sent to the registry."""
         for row in rows:
             if self._stop.is_set():
-                raise _Stop
-            outcome = self._one(row, now)
-            if outcome in _STOPS_REGISTRY:
-                raise _Stop
-            if outcome in _STOPS_REPOSITORY:
-                return
-        self._check_kept(repository, kept, rows)
+                return True
+            word = self._one(row, now)
+            if word in _STOPS_REGISTRY | _STOPS_REPOSITORY:
+                return word in _STOPS_REGISTRY
+        return False
 
     def _one(self, row: PlanRow, now: _Now) -> str:
         """Delete one row, if everything still is as it was reviewed, and return its outcome."""
-        if missing := [key for key in row.needs if key not in self._gone]:
-            return self._conclude(row, "skipped", f"{missing[0]} stays, and this goes only along with it")
         try:
-            self._look_again(row, now)
-            if reason := self._changed(row, now):
-                return self._conclude(row, "skipped", reason)
+            if obstacle := self._obstacle(row, now):
+                return self._conclude(row, *obstacle)
+        except RegistryError as error:
+            return self._conclude(row, *_unreadable(error))
+        try:
             manifest = self._registry.run(v2.get_manifest(self._session, row.repository, str(row.digest)))
         except NotFound:
-            again = self._unfinished_before(row)
-            word = "deleted_unconfirmed" if again else "already_absent"
-            return self._conclude(
-                row, word, "it was not there any more" if not again else "an earlier run had asked for it"
-            )
+            return self._conclude(row, *self._absent(row))
         except RegistryError as error:
             return self._conclude(row, *_unreadable(error))
         return self._delete(row, manifest, now)
 
+    def _obstacle(self, row: PlanRow, now: _Now) -> tuple[str, str] | None:
+        """Look again, and return the outcome of a row that is not to be asked for."""
+        if missing := [key for key in row.needs if key not in self._gone]:
+            return "skipped", f"{missing[0]} stays, and this may go only after it"
+        if row.action == DELETE_TAG and not self._untags:
+            return "refused_by_registry", "the registry does not delete by tag"
+        self._look(now, row)
+        if reason := self._changed(row, now):
+            return "skipped", reason
+        return self._absent(row) if row.action == DELETE_TAG and now.tags.get(row.tags[0]) is None else None
+
+    def _absent(self, row: PlanRow) -> tuple[str, str]:
+        if self._unfinished_before(row):
+            return "deleted_unconfirmed", "an earlier run had asked for it"
+        return "already_absent", "it was not there any more"
+
     def _delete(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> str:
+        on_digest = sorted(tag for tag, digest in now.tags.items() if digest == row.digest)
         self._journal.record_intent(
             self._run,
             row.key,
@@ -355,35 +434,47 @@ class _Execution:
             media_type=manifest.media_type,
             raw=manifest.raw,
             repository=row.repository,
-            tags=[tag for tag in row.tags if now.tags.get(tag) == row.digest],
+            tags=[tag for tag in on_digest if tag in row.tags],
+            aliases=[tag for tag in on_digest if tag not in row.tags],
             action=row.action,
         )
-        digest = Digest(str(row.digest))
-        asked = (
-            write.delete_tag(self._session, row.repository, row.tags[0])
-            if row.action == DELETE_TAG
-            else write.delete_manifest(self._session, row.repository, digest)
-        )
+        self._asked.add(row.key)
+        statuses: list[int] = []
         try:
-            reply: Response | RegistryError = self._registry.run(asked)
+            reply: Response | RegistryError = self._registry.run(_noting(self._request(row), statuses))
         except RegistryError as error:
             reply = error
-        accepted = isinstance(reply, Response) and reply.status in {200, 202, 204}
-        alive = self._registry.run(_alive(self._session, row, patient=accepted))
-        word, detail = _classify(reply, alive=alive, tag_only=row.action == DELETE_TAG)
+        alive = self._registry.run(_alive(self._session, row, patient=_may_take_effect(reply)))
+        again = bool({429, 503} & set(statuses)) or self._unfinished_before(row)
+        word, detail = _classify(reply, alive=alive, tag_only=row.action == DELETE_TAG, again=again)
+        if row.action == DELETE_TAG:
+            word, detail = self._check_untagged(row, word, detail)
         if word in GONE:
             for tag in row.tags:
                 now.tags.pop(tag, None)
         return self._conclude(row, word, detail)
 
+    def _request(self, row: PlanRow) -> Conversation[Response]:
+        if row.action == DELETE_TAG:
+            return write.delete_tag(self._session, row.repository, row.tags[0])
+        return write.delete_manifest(self._session, row.repository, Digest(str(row.digest)))
+
+    def _check_untagged(self, row: PlanRow, word: str, detail: str) -> tuple[str, str]:
+        """Look whether only the tag went: there are registries that delete its manifest with every other tag."""
+        self._untags = self._untags and word != "refused_by_registry"
+        if word not in GONE:
+            return word, detail
+        try:
+            kept = self._registry.run(_there(self._session, row.repository, str(row.digest)))
+        except RegistryError as error:
+            return "unknown", f"whether only the tag went could not be read: {error}"
+        return (word, detail) if kept else ("lost", "the registry deleted the manifest with its tag: undo puts it back")
+
     def _conclude(self, row: PlanRow, word: str, detail: str = "") -> str:
         outcome = Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, redact(detail, 400))
-        self._journal.record(
-            self._run, "outcome", row.key, **{k: v for k, v in outcome.to_dict().items() if k not in {"key", "at"}}
-        )
+        _record_outcome(self._journal, self._run, outcome)
         if word in GONE:
             self._gone.add(row.key)
-        self._outcomes.append(outcome)
         self._report(outcome)
         return word
 
@@ -397,94 +488,128 @@ class _Execution:
 
     # -- what the registry looks like now -----------------------------------------------------
 
-    def _look(self, repository: str) -> _Now:
-        """Read every tag of a repository, and what new manifests refer to."""
-        state = self._plan.state.get(repository, {})
-        names = self._registry.run(v2.tags(self._session, repository)).all()
-        now = _Now({}, {digest for digest in state.values() if digest is not None})
-        self._read(repository, names, now)
-        return now
+    def _tagged(self, repository: str) -> set[str]:
+        """Return the digests that had a tag when the plan was made: what they refer to was taken into account."""
+        return {digest for digest in self._plan.state.get(repository, {}).values() if digest is not None}
 
-    def _look_again(self, row: PlanRow, now: _Now) -> None:
-        """Read the list of tags, the known aliases of a row, and any new name."""
-        names = self._registry.run(v2.tags(self._session, row.repository)).all()
-        listed = set(names)
-        for tag in [tag for tag in now.tags if tag not in listed]:
-            del now.tags[tag]
-        aliases = {tag for tag, digest in now.tags.items() if digest == row.digest} | (set(row.tags) & listed)
-        self._read(row.repository, [name for name in names if name not in now.tags or name in aliases], now)
-        if row.action == DELETE_MANIFEST:
+    def _look(self, now: _Now, row: PlanRow | None = None) -> None:
+        """Read the list of tags, and of these any new name and those on a row; all of them where that is due."""
+        names = self._registry.run(v2.tags(self._session, now.repository)).all()
+        now.tags = {name: now.tags[name] for name in names if name in now.tags}
+        if row is None or time.monotonic() >= now.all_again:
+            now.all_again = time.monotonic() + _LOOK_AT_ALL_AFTER
+            self._read(names, now)
+        else:
+            aliases = {tag for tag, digest in now.tags.items() if digest == row.digest} | set(row.tags)
+            self._read([name for name in names if name not in now.tags or name in aliases], now)
+        if row is not None and row.action == DELETE_MANIFEST:
             self._read_referrers(row, now)
 
-    def _read(self, repository: str, names: Iterable[str], now: _Now) -> None:
+    def _read(self, names: Iterable[str], now: _Now) -> None:
+        """Read tags, and what those that changed since the review refer to."""
+        state = self._plan.state.get(now.repository, {})
+        for tag, digest in self._digests(now.repository, names).items():
+            now.tags[tag] = digest
+            if digest is None:
+                continue
+            now.seen[tag] = digest
+            parts = split_attached_tag(tag)
+            if parts is not None and state.get(tag) != digest:
+                now.referenced[parts[0]] = tag
+            if digest not in now.known:
+                self._follow(digest, tag, now)
+
+    def _digests(self, repository: str, names: Iterable[str]) -> dict[str, str | None]:
+        """Return what tags point to now, None where the manifest is gone."""
+        asked = {name: _tag_digest(self._session, repository, name) for name in names}
+        if len(asked) <= _FEW:
+            return {name: self._registry.run(conversation) for name, conversation in asked.items()}
+        found: dict[str, str | None] = {}
         with self._registry.bulk() as bulk:
-            for name in names:
-                bulk.submit(name, _tag_digest(self._session, repository, name))
+            for name, conversation in asked.items():
+                bulk.submit(name, conversation)
             for result in bulk.results():
                 if result.error is not None:
                     raise result.error
-                now.tags[str(result.key)] = result.value
-        for tag, digest in now.tags.items():
-            if digest is not None and digest not in now.known:
-                self._follow(repository, digest, tag, now)
+                found[str(result.key)] = result.value
+        return found
 
-    def _follow(self, repository: str, digest: str, tag: str, now: _Now, depth: int = 0) -> None:
+    def _follow(self, digest: str, tag: str, now: _Now, depth: int = 0) -> None:
         """Note what a manifest that the plan does not know of refers to."""
         now.known.add(digest)
         try:
-            manifest = self._registry.run(v2.get_manifest(self._session, repository, digest))
+            manifest = self._registry.run(v2.get_manifest(self._session, now.repository, digest))
         except NotFound:
             return
         below = [child.digest for child in manifest.manifests] if isinstance(manifest, Index) else []
         about = [manifest.subject.digest] if manifest.subject is not None else []
-        for other in (*below, *about):
-            now.referenced[other] = tag
-        planned = {row.digest for row in self._plan.rows if row.repository == repository}
+        now.referenced.update(dict.fromkeys((*below, *about), tag))
         for child in below:
-            if child not in now.known and child not in planned and depth < _DEEPEST:
-                self._follow(repository, child, tag, now, depth + 1)
+            if child not in now.known and depth < _DEEPEST:
+                self._follow(child, tag, now, depth + 1)
 
     def _read_referrers(self, row: PlanRow, now: _Now) -> None:
-        planned = {r.digest for r in self._plan.rows if r.repository == row.repository}
         listed = self._registry.run(v2.listed_referrers(self._session, row.repository, Digest(str(row.digest))))
+        decided = {str(r.digest) for r in self._rows[row.repository]} if listed else set()
         for descriptor in listed or ():
-            if descriptor.digest not in planned and descriptor.digest not in self._plan_untouched(row.repository):
+            if descriptor.digest in decided | self._tagged(row.repository):
+                continue
+            # some registries go on listing what is gone
+            if self._registry.run(_there(self._session, row.repository, descriptor.digest)):
                 now.referenced[str(row.digest)] = f"the referrer {descriptor.digest.short}"
-
-    def _plan_untouched(self, repository: str) -> set[str]:
-        """Return the digests that the plan knew to be kept by a tag: a referrer among them was decided on."""
-        return {digest for digest in self._plan.state.get(repository, {}).values() if digest is not None}
 
     def _changed(self, row: PlanRow, now: _Now) -> str:
         """Return why a row is not as it was reviewed, or an empty text."""
-        on_digest = sorted(tag for tag, digest in now.tags.items() if digest == row.digest)
-        if row.action == DELETE_TAG:
-            return (
-                ""
-                if row.tags[0] in on_digest or row.tags[0] not in now.tags
-                else f"tag_moved: {row.tags[0]} is another digest now"
-            )
         if moved := sorted(tag for tag in row.tags if now.tags.get(tag) not in {None, row.digest}):
             return f"tag_moved: {moved[0]} is another digest now"
-        if new := [tag for tag in on_digest if tag not in row.tags]:
+        if row.action == DELETE_TAG:
+            return ""
+        if new := sorted(tag for tag, digest in now.tags.items() if digest == row.digest and tag not in row.tags):
             return f"new_alias: {new[0]} was set to it after the review"
-        if row.digest in now.referenced:
-            return f"now_referenced: {now.referenced[row.digest]} came after the review and needs it"
+        digest = Digest(str(row.digest))
+        if newcomer := now.referenced.get(digest) or now.referenced.get(attached_tag(digest)):
+            return f"now_referenced: {newcomer} came after the review and needs it"
         return ""
 
-    def _check_kept(self, repository: str, kept: dict[str, str], rows: list[PlanRow]) -> None:
+    def _check_kept(self, rows: list[PlanRow], now: _Now) -> None:
         """Look whether everything that was to stay is still there, and report what is not."""
-        touched = {tag for row in rows for tag in row.tags}
+        asked = [row for row in rows if row.key in self._asked]
+        touched = {tag for row in rows if row.key in self._asked | self._gone for tag in row.tags}
+        kept = {tag: digest for tag, digest in now.seen.items() if tag not in touched}
         try:
-            after = _Now({}, set(kept.values()))
-            self._read(repository, [tag for tag in kept if tag not in touched], after)
+            after = self._digests(now.repository, kept) if asked else {}
+            if None in after.values():
+                self._registry.run(_still_a_registry(self._session, now.repository))
         except RegistryError as error:
-            logger.warning("%s could not be read after the deletion: %s", clean(repository, 255), error)
+            logger.warning("%s could not be read after the deletion: %s", clean(now.repository, 255), error)
             return
-        for tag, digest in after.tags.items():
-            if digest is None:
-                row = PlanRow(repository=repository, digest=kept[tag], tags=(tag,), action=DELETE_TAG)
+        for tag in sorted(tag for tag, digest in after.items() if digest is None):
+            row = PlanRow(repository=now.repository, digest=kept[tag], tags=(tag,), action=DELETE_TAG)
+            if f"{row.repository}:{tag}" not in self._asked:
                 self._conclude(row, "lost", "the tag was to stay, and is gone: somebody deleted or pushed it meanwhile")
+
+
+def _record_outcome(journal: Journal, run: str, outcome: Outcome) -> None:
+    fields = {name: value for name, value in outcome.to_dict().items() if name not in {"key", "at"}}
+    journal.record(run, "outcome", outcome.key, **fields)
+
+
+def _noting(conversation: Conversation[Response], statuses: list[int]) -> Conversation[Response]:
+    """Run a deletion and note the status of each answer: what was answered 503 may have been carried out."""
+    try:
+        step = next(conversation)
+        while True:
+            try:
+                answer = yield step
+            except RegistryError as error:
+                step = conversation.throw(error)
+                continue
+            if isinstance(step, Request) and step.method == "DELETE":
+                statuses.append(answer.status)
+            step = conversation.send(answer)
+    except StopIteration as end:
+        response: Response = end.value
+        return response
 
 
 def _tag_digest(session: Session, repository: str, tag: str) -> Conversation[str | None]:
@@ -512,8 +637,8 @@ def _alive(session: Session, row: PlanRow, *, patient: bool) -> Conversation[boo
     while True:
         try:
             found = yield from v2.get_manifest(session, row.repository, reference)
-        except NotFound:
-            return False
+        except NotFound as error:
+            return False if error.code else (yield from _gone_indeed(session, row.repository))
         except RegistryError:
             return None
         if row.action == DELETE_TAG and found.digest != row.digest:
@@ -525,8 +650,31 @@ def _alive(session: Session, row: PlanRow, *, patient: bool) -> Conversation[boo
         waited += pause
 
 
+def _gone_indeed(session: Session, repository: str) -> Conversation[bool | None]:
+    """Return what a 404 without a registry's error code means: gone, or unknown where no registry answers any more."""
+    try:
+        yield from _still_a_registry(session, repository)
+    except RegistryError:
+        return None
+    return False
+
+
+def _still_a_registry(session: Session, repository: str) -> Conversation[None]:
+    """Raise unless tags are listed, or refused with a code that only a registry has."""
+    listing = yield from v2.tags(session, repository)
+    if listing.error is not None and listing.error.code is None:
+        raise listing.error
+
+
+def _may_take_effect(reply: Response | RegistryError) -> bool:
+    """Return whether a deletion may yet happen: it was accepted, or nobody knows how far it came."""
+    if isinstance(reply, RegistryError):
+        return isinstance(reply, Unreachable)
+    return reply.status in {200, 202, 204} or reply.status >= 500
+
+
 def _classify(  # noqa: PLR0911 -- a table
-    reply: Response | RegistryError, *, alive: bool | None, tag_only: bool
+    reply: Response | RegistryError, *, alive: bool | None, tag_only: bool, again: bool
 ) -> tuple[str, str]:
     """Return the outcome of a deletion from its reply and from what a read afterwards shows."""
     if alive is None:
@@ -538,14 +686,14 @@ def _classify(  # noqa: PLR0911 -- a table
         return (
             ("not_deleted", f"accepted ({status}), and still there after {_VISIBLE_AFTER:.0f} s")
             if alive
-            else ("deleted", "")
+            else ("deleted", "" if status == 202 else f"the answer was {status}")
         )
-    if status == 404 and code == "NAME_UNKNOWN":
-        return "repository_missing", "the registry does not know the repository"
+    if status == 404 and (code == "NAME_UNKNOWN" or (alive and code is None)):
+        return "repository_missing", f"the answer was {_said(reply)}: no registry knows the repository there"
     if not alive:
         return (
-            ("already_absent", "")
-            if status == 404
+            ("already_absent", "somebody else deleted it at the same time")
+            if status == 404 and not again
             else ("deleted_unconfirmed", f"gone, although the answer was {_said(reply)}")
         )
     if status == 405 or code == "UNSUPPORTED" or (tag_only and status == 400):
@@ -554,9 +702,9 @@ def _classify(  # noqa: PLR0911 -- a table
         ), "the registry does not allow deletion: switch it on there"
     if status in {401, 403}:
         return "denied", "the credentials do not allow deletion"
-    if status in {409, 423}:
+    if status in {409, 412, 423} or any(word in _text(reply) for word in _HELD):
         return "refused_by_registry", f"it is referenced or locked: {_said(reply)}"
-    if status == 429:
+    if status in {429, 503}:
         return "rate_limited", "the registry asks for fewer requests: go on later with the same plan"
     return "not_deleted", f"still there; the answer was {_said(reply)}"
 
@@ -576,7 +724,14 @@ def _unreadable(error: RegistryError) -> tuple[str, str]:
         return "repository_missing", str(error)
     if isinstance(error, AccessDenied | AuthenticationFailed):
         return "denied", str(error)
+    if isinstance(error, RateLimited):
+        return "rate_limited", str(error)
     return "failed", f"not read again, so not deleted: {error}"
+
+
+def _text(reply: Response) -> str:
+    error = error_of(reply, "")
+    return f"{error.code} {error}".lower()
 
 
 def _code(reply: Response) -> str | None:
@@ -613,6 +768,7 @@ class _Restoration:
         self._stop = stop or threading.Event()
         self._overwrite = overwrite
         self._run = _new_run()
+        self._missing: dict[tuple[str, str], str] = {}
         started = next(entry for entry in journal.entries(name) if entry.event == "started")
         if started.data.get("registry") != registry.host or self._deleted.kind != "delete":
             raise JournalError(
@@ -629,38 +785,56 @@ class _Restoration:
             undoes=self._deleted.id,
             plan_hash="",
         )
-        outcomes: list[Outcome] = []
-        stopped = False
-        # what went last comes back first: children before their index, referrers before their subject
-        for deleted in reversed([o for o in self._deleted.outcomes if o.outcome in _UNDOABLE]):
-            if self._stop.is_set():
-                stopped = True
-                break
-            word, detail = self._restore(deleted)
-            outcome = replace(deleted, outcome=word, detail=redact(detail, 400), at=datetime.now(UTC))
-            fields = {k: v for k, v in outcome.to_dict().items() if k not in {"key", "at"}}
-            self._journal.record(self._run, "outcome", outcome.key, **fields)
-            outcomes.append(outcome)
-            self._report(outcome)
-        self._journal.record(self._run, "finished", stopped=stopped)
-        return Run(self._run, "", "undo", tuple(outcomes), stopped)
+        with _ended(self._journal, self._run):
+            # what went last comes back first: children before their index, referrers before their subject
+            for deleted in reversed([o for o in self._deleted.outcomes if self._is_ours(o)]):
+                if self._stop.is_set():
+                    raise _Stop
+                word, detail = self._restore(deleted)
+                if word in {"blobs_gone", "failed"}:
+                    self._missing[deleted.repository, str(deleted.digest)] = word
+                outcome = replace(deleted, outcome=word, detail=redact(detail, 400), at=datetime.now(UTC))
+                _record_outcome(self._journal, self._run, outcome)
+                self._report(outcome)
+        return recorded_run(self._journal, self._run)
+
+    def _is_ours(self, outcome: Outcome) -> bool:
+        """Return whether a row may be gone by our doing; a kept tag that somebody else took away is not."""
+        return outcome.outcome in _UNDOABLE and (outcome.outcome != "lost" or self._intent(outcome.key) is not None)
 
     def _restore(self, deleted: Outcome) -> tuple[str, str]:
         saved = self._journal.manifest(str(deleted.digest))
-        intent = self._journal.last(self._deleted.id, deleted.key, "intent")
+        intent = self._intent(deleted.key)
         if saved is None or intent is None:
-            return "failed", "the journal has no bytes for it: it was gone before this run"
-        media_type, raw = saved
+            return "failed", "the journal has no bytes for it: it was not this run that deleted it"
+        raw, media_type = saved[1], str(intent.data["media_type"])
         try:
+            document = parse_manifest(raw, media_type)  # never send what is not a manifest, whatever the file holds
+            if lacking := self._lacking(deleted.repository, document):
+                return lacking
             was_there = self._registry.run(_there(self._session, deleted.repository, str(deleted.digest)))
             if not was_there:
                 self._put(deleted.repository, str(deleted.digest), raw, media_type)
-            return self._restore_tags(deleted, intent.data["tags"], raw, media_type, was_there=was_there)
+            tags = [*intent.data["tags"], *(intent.data["aliases"] if deleted.outcome == "lost" else ())]
+            return self._restore_tags(deleted, tags, raw, media_type, was_there=was_there)
         except Refused as error:
-            gone = error.status in {400, 404} and "UNKNOWN" in (error.code or "")
+            gone = error.status in {400, 404} and error.code in _BLOBS_GONE
             return ("blobs_gone", f"its layers were collected: {error}") if gone else ("failed", str(error))
         except RegistryError as error:
             return "failed", str(error)
+
+    def _intent(self, key: str) -> Entry | None:
+        """Return where the bytes of a row were saved: in this run, or in an earlier one that never learned the outcome."""
+        runs = _runs_of(self._journal, self._deleted.plan_hash)
+        until = runs[: runs.index(self._deleted.id) + 1]
+        return next((entry for run in reversed(until) if (entry := self._journal.last(run, key, "intent"))), None)
+
+    def _lacking(self, repository: str, document: AnyManifest) -> tuple[str, str] | None:
+        """Return why an index must stay away: a tag on an index without its children would be half a restoration."""
+        for child in document.manifests if isinstance(document, Index) else ():
+            if word := self._missing.get((repository, child.digest)):
+                return word, f"its child {child.digest.short} could not be put back"
+        return None
 
     def _restore_tags(
         self, deleted: Outcome, tags: list[str], raw: bytes, media_type: str, *, was_there: bool
@@ -680,11 +854,10 @@ class _Restoration:
         return ("already_there", "") if was_there and not put else ("restored", "")
 
     def _put(self, repository: str, reference: str, raw: bytes, media_type: str) -> None:
-        parse_manifest(raw, media_type)  # never send what is not a manifest, whatever the file holds
         self._registry.run(write.restore_manifest(self._session, repository, reference, raw, media_type))
         found = self._registry.run(_tag_digest(self._session, repository, reference))
-        if found is None:
-            raise RegistryError(f"{repository}:{reference} was stored, and is not there")
+        if found is None or not Digest(found).matches(raw):
+            raise RegistryError(f"{repository}:{reference} was stored, and a read does not show it")
 
 
 def _there(session: Session, repository: str, digest: str) -> Conversation[bool]:

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,8 @@ from typing import Any, Self
 
 import platformdirs
 
-from regaudit.errors import JournalError
+from regaudit.errors import InvalidReference, JournalError
+from regaudit.reference import Digest
 from regaudit.text import clean, slug
 
 FORMAT = "regaudit-journal/1"
@@ -124,8 +125,11 @@ class Journal:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the journal for one run; raises `JournalError` where another process or thread has it."""
-        lock = self.path.with_name(self.path.name + ".lock")
-        with lock.open("a") as file:
+        try:
+            file = self.path.with_name(self.path.name + ".lock").open("a")
+        except OSError as error:
+            raise self._unusable(error) from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -143,7 +147,7 @@ class Journal:
         """Add what is about to be deleted together with its bytes; when this returns, both are on the disk."""
         with self._transaction():
             self._connection.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)", (digest, media_type, raw))
-            self._add(run, "intent", key, {"digest": digest, **data})
+            self._add(run, "intent", key, {"digest": digest, "media_type": media_type, **data})
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -185,27 +189,44 @@ class Journal:
                     f"{clean(self.path)}: entry {count} does not follow from the one before: the record was changed"
                 )
             previous = entry.hash
+            if entry.event == "intent" and self.manifest(entry.data["digest"]) is None:
+                digest = clean(entry.data["digest"], 100)
+                raise JournalError(f"{clean(self.path)}: the saved bytes of {digest} were removed")
+        if self._newest() != (count, previous):
+            raise JournalError(f"{clean(self.path)}: entries after number {count} were removed")
         for digest, raw in self._rows("SELECT digest, raw FROM manifests"):
-            if hashlib.new(digest.partition(":")[0], raw).hexdigest() != digest.partition(":")[2]:
+            if not _is_digest_of(digest, raw):
                 raise JournalError(f"{clean(self.path)}: the saved bytes of {clean(digest, 100)} were changed")
         return count
 
     # -- inside -------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
+        tables = {name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not tables >= {"meta", "entries", "manifests"}:
+            raise JournalError(f"{clean(self.path)} is a database of something else: name another file with journal=")
         self._connection.execute("PRAGMA journal_mode=DELETE")
         self._connection.execute("PRAGMA synchronous=EXTRA")
         with self._transaction():
             if not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'"):
-                for statement in _SCHEMA.split(";\n"):
-                    self._connection.execute(statement)
-                self._connection.execute("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
+                self._create()
         found = self._rows("SELECT value FROM meta WHERE key = 'format'")
         if not found or found[0][0] != FORMAT:
             raise JournalError(
                 f"{clean(self.path)} is a journal of another version ({clean(found[0][0] if found else '?', 60)}): "
                 "use the regaudit that wrote it, or name another journal"
             )
+
+    def _create(self) -> None:
+        for statement in _SCHEMA.split(";\n"):
+            self._connection.execute(statement)
+        self._connection.execute("INSERT INTO meta VALUES ('format', ?), ('newest', ?)", (FORMAT, f"0 {_FIRST}"))
+
+    def _newest(self) -> tuple[int, str]:
+        """Return number and hash of the newest entry as noted apart from it: what is missing at the end shows."""
+        noted = self._rows("SELECT value FROM meta WHERE key = 'newest'")
+        number, _, own = str(noted[0][0]).partition(" ") if noted else ("", "", "")
+        return (int(number), own) if number.isdecimal() else (-1, "")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -222,17 +243,23 @@ class Journal:
                 raise
 
     def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        # After a fault (a full disk, a closed file) there may be nothing left to roll back, or no way to.
+        with suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def _add(self, run: str, event: str, key: str, data: dict[str, Any]) -> None:
-        newest = self._rows("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1")
-        number, previous = (newest[0][0] + 1, newest[0][1]) if newest else (1, _FIRST)
+        newest, previous = self._newest()
+        if newest < 0:
+            raise JournalError(f"{clean(self.path)} does not say which entry is its newest: name another with journal=")
+        number = newest + 1
         entry = Entry(number, datetime.now(UTC).isoformat(), run, event, key, data, previous, "")
+        own = _hash(entry)
         self._connection.execute(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, entry.at, run, event, key, _canonical(data), previous, _hash(entry)),
+            (number, entry.at, run, event, key, _canonical(data), previous, own),
         )
+        self._connection.execute("UPDATE meta SET value = ? WHERE key = 'newest'", (f"{number} {own}",))
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -251,8 +278,15 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     number, at, run, event, key, data, previous, own = row
     try:
         return Entry(number, at, run, event, key, json.loads(data), previous, own)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         raise JournalError(f"entry {number} of the journal cannot be read: the file was changed") from None
+
+
+def _is_digest_of(digest: Any, raw: Any) -> bool:
+    try:
+        return Digest(digest).matches(raw)
+    except (TypeError, AttributeError, InvalidReference):
+        return False
 
 
 def _canonical(data: dict[str, Any]) -> str:

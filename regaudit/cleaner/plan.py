@@ -532,7 +532,7 @@ def _settle(graph: RepositoryGraph, chosen: set[str], tags: set[str], options: P
     refused = {digest: reason for digest in chosen if (reason := _never(graph, digest, options))}
     might = graph.closure(chosen - refused.keys())
     going = frozenset(digest for digest in might if digest in chosen or not _never(graph, digest, options))
-    going -= refused.keys()
+    going = graph.closure(chosen - refused.keys(), within=going - refused.keys())
     while leaving := {digest: why for digest in going if (why := _held(graph, digest, going, chosen, tags, options))}:
         refused.update({digest: why for digest, why in leaving.items() if digest in chosen})
         going -= leaving.keys()

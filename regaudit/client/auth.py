@@ -131,16 +131,18 @@ def ask(session: Session, request: Request, scopes: Sequence[str]) -> Conversati
         The token server says no.
     """
     *narrower, last = scopes or ("",)
+    named = True  # a scope that the registry itself names is tried once, before the others
     for scope in narrower:
         try:
-            response = yield from _attempt(session, request, scope)
+            response = yield from _attempt(session, request, scope, named=named)
         except AccessDenied:
             if session.bearer is None:
                 raise
-            continue  # a token server that knows the user but not this scope
-        if session.bearer is None or response.status not in {401, 403}:
-            return response
-    return (yield from _attempt(session, request, last))
+        else:
+            if session.bearer is None or response.status not in {401, 403}:
+                return response
+        named = False
+    return (yield from _attempt(session, request, last, named=named))
 
 
 def refusal(session: Session, response: Response, what: str) -> RegistryError:
@@ -153,15 +155,23 @@ def refusal(session: Session, response: Response, what: str) -> RegistryError:
     return error_of(response, what, shown="rights" if trusted else "nothing")
 
 
-def _attempt(session: Session, request: Request, scope: str) -> Conversation[Response]:
+def _attempt(session: Session, request: Request, scope: str, *, named: bool) -> Conversation[Response]:
     # After a failure the registry is asked first: its answer tells how long ago that was.
-    if session.bearer is not None and _live(session, scope) is None and not _failures(session, scope):
+    fresh = _live(session, scope) is None and not _failures(session, scope)
+    if session.bearer is not None and fresh:
         yield Once(("token", scope), _fetch(session, *session.bearer, scope, rejected=None))
     shown = _header(session, scope)
     response: Response = yield from follow(session, request.with_header("Authorization", shown))
     if response.status != 401 or not session.ours(response.url):
         return response
-    if not (yield from _answer(session, response, scope, shown)):
+    fresh = fresh and shown is not None
+    try:
+        more = yield from _answer(session, response, scope, shown, named=named, fresh=fresh)
+    except AccessDenied as error:
+        if session.credentials is not None or error.status is None:
+            raise
+        more = False  # nobody without a login gets a token: the registry's own answer says what it wants
+    if not more:
         return response
     again = _header(session, scope)
     if again == shown:
@@ -172,7 +182,9 @@ def _attempt(session: Session, request: Request, scope: str) -> Conversation[Res
     return response
 
 
-def _answer(session: Session, response: Response, scope: str, shown: str | None) -> Conversation[bool]:
+def _answer(
+    session: Session, response: Response, scope: str, shown: str | None, *, named: bool, fresh: bool
+) -> Conversation[bool]:
     """Prepare what a 401 asks for; return whether there is something new to show."""
     challenges = parse_challenges(response.headers.all("www-authenticate"))
     bearer = next((c for c in challenges if c.scheme == "bearer" and c.parameters.get("realm")), None)
@@ -187,10 +199,12 @@ def _answer(session: Session, response: Response, scope: str, shown: str | None)
             )
         if session.credentials is not None and session.credentials.registry_token:
             return False
+        wanted = (named and bearer.parameters.get("scope")) or scope
+        if fresh and wanted == scope:
+            session.spurned[scope] = session.now  # the token was issued for this very request
         if scope in session.spurned and session.now < session.spurned[scope] + _REFUSAL_STANDS:
             return False
         _note_realm(session, realm, service, response.peer)
-        wanted = bearer.parameters.get("scope") or scope
         rejected = shown.removeprefix("Bearer ") if shown else None
         yield Once(("token", scope), _fetch(session, realm, service, scope, rejected=rejected, wanted=wanted))
         return True

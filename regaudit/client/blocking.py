@@ -152,6 +152,7 @@ class Throttle:
         """Let nobody start a request for some seconds."""
         with self._changed:
             self._not_before = max(self._not_before, time.monotonic() + seconds)
+            self._changed.notify_all()
 
 
 class BlockingDriver:
@@ -444,15 +445,23 @@ class _WholeHeaders(http.client.HTTPResponse):
         if getattr(self, "headers", None) is not None:
             return
         reader = self.fp
-        recorder = _LastLine(reader)
-        self.fp = cast("Any", recorder)
+        self.lines = _LastLine(reader)
+        self.fp = cast("Any", self.lines)
         try:
             super().begin()
         finally:
-            if self.fp is cast("Any", recorder):
+            if self.fp is cast("Any", self.lines) and not self.chunked:
                 self.fp = reader
-        if recorder.line not in {b"\r\n", b"\n"}:
+        if self.lines.line not in {b"\r\n", b"\n"}:
             raise http.client.IncompleteRead(b"")
+
+    @property
+    def cut(self) -> bool:
+        """Whether a chunked body that was read to its end lacks the empty line that belongs there.
+
+        urllib3 would take ``0``, the beginning of a length that was cut, for the last chunk.
+        """
+        return bool(self.chunked) and self.lines.line != b"\r\n"
 
 
 class _LastLine:
@@ -609,10 +618,15 @@ def _read(reply: requests.Response, request: Request, watch: _Watch) -> bytes:
     if not 200 <= reply.status_code < 300:
         return _beginning(reply)
     _insist_on_an_end(reply, request)
+    body = b""
     if request.into is not None and reply.status_code in _SUCCESS:
         _pour(reply, request.into, watch)
-        return b""
-    return _decoded(reply, request)
+    else:
+        body = _decoded(reply, request)
+    original = getattr(reply.raw, "_original_response", None)
+    if isinstance(original, _WholeHeaders) and original.cut:
+        raise http.client.IncompleteRead(b"")
+    return body
 
 
 def _insist_on_an_end(reply: requests.Response, request: Request) -> None:
@@ -712,8 +726,9 @@ def _cause(error: BaseException | None, kind: type[E]) -> E | None:
         if isinstance(current, kind):
             return current
         seen.append(current)
-        waiting += [current.__cause__, current.__context__, getattr(current, "reason", None)]
-        waiting += [argument for argument in current.args if isinstance(argument, BaseException)]
+        # urllib3 keeps an error in `reason`, where ssl and codecs keep a text
+        inner = [current.__cause__, current.__context__, getattr(current, "reason", None), *current.args]
+        waiting += [error for error in inner if isinstance(error, BaseException)]
     return None
 
 

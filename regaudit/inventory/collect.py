@@ -45,6 +45,8 @@ _CREATED_ANNOTATION = "org.opencontainers.image.created"
 _METERED = frozenset({"docker.io", "ghcr.io"})
 
 _DISCOVERED = {"tag": "tag", "child": "index", "referrer": "referrer"}
+# What is found in several ways is found by the first of these, whichever answer came first.
+_PRECEDENCE = ("tag", "index", "referrer", "vendor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,8 @@ def collect(
     """
     selection = _Selection.of(patterns, exclude)
     metered = registry.host in _METERED if head_first is None else head_first
-    registry.ping()
     before = Counter(registry.session.counts)
+    registry.ping()
     reading = _Reading(registry, selection, referrers=referrers, keep=documents, head_first=metered)
     with _shown(progress) as show:
         reading.run(show)
@@ -171,6 +173,7 @@ class _Reading:
     needing: dict[Digest, set[str]] = field(default_factory=dict)
     repositories: dict[str, None] = field(default_factory=dict)
     pending: Counter[str] = field(default_factory=Counter)
+    unfinished: int = 0
     missing: set[tuple[str, Digest]] = field(default_factory=set)
     problems: list[dict[str, Any]] = field(default_factory=list)
     tags_total: int = 0
@@ -192,6 +195,7 @@ class _Reading:
             self._interrupted()
 
     def _submit(self, bulk: Bulk, repository: str, key: tuple[Any, ...], conversation: Conversation[Any]) -> None:
+        self.unfinished += repository in self.repositories and not self.pending[repository]
         self.pending[repository] += 1
         bulk.submit((repository, *key), conversation)
 
@@ -221,7 +225,6 @@ class _Reading:
     def _take(self, bulk: Bulk, result: Result) -> None:
         key: tuple[Any, ...] = result.key  # type: ignore[assignment]
         repository, what, *rest = key
-        self.pending[repository] -= 1
         handlers: dict[str, Callable[..., None]] = {
             "catalog": self._take_catalog,
             "tags": self._take_tags,
@@ -231,6 +234,9 @@ class _Reading:
             "referrers": self._take_referrers,
         }
         handlers[what](bulk, result, repository, *rest)
+        # Only now, so that an interrupt in the lines above leaves the repository unread.
+        self.pending[repository] -= 1
+        self.unfinished -= repository in self.repositories and not self.pending[repository]
 
     def _take_catalog(self, bulk: Bulk, result: Result, _: str) -> None:
         listing: v2.Listing = _value(result)
@@ -261,10 +267,13 @@ class _Reading:
     def _take_tag(self, bulk: Bulk, result: Result, repository: str, tag: str) -> None:
         self.tags_done += 1
         manifest: AnyManifest | None = result.value
-        self.tags[repository, tag] = (None if manifest is None else manifest.digest, datetime.now(UTC))
         if manifest is not None:
             self._meet(bulk, repository, manifest, "tag", 0)
-        elif isinstance(result.error, NotFound):
+        # After its manifest: an interrupt in between must not leave a tag on something unknown.
+        self.tags[repository, tag] = (None if manifest is None else manifest.digest, datetime.now(UTC))
+        if manifest is not None:
+            return
+        if isinstance(result.error, NotFound):
             message = "the tag is listed, and its manifest is gone"
             self._failed(repository, tag, "manifest", result.error, kind="dangling", message=message, blocking=False)
         else:
@@ -284,15 +293,23 @@ class _Reading:
         else:
             self._failed(repository, digest, "manifest", result.error)
 
-    def _take_config(self, _: Bulk, result: Result, repository: str, digest: Digest) -> None:
+    def _take_config(self, bulk: Bulk, result: Result, repository: str, digest: Digest) -> None:
+        waiting = self.needing.pop(digest) - {repository}
         if result.error is not None:
-            for name in self.needing.get(digest, {repository}):
-                self._failed(name, digest, "config", result.error)
+            self._failed(repository, digest, "config", result.error)
+            if waiting:  # a blob is asked for in a repository, and another one may have it
+                self._ask_config(bulk, min(waiting), digest, waiting)
             return
         try:
             self.configs[digest] = parse_image_config(result.value)
-        except BadManifest as error:
-            self._failed(repository, digest, "config", error, blocking=False)
+        except BadManifest:
+            self.configs[digest] = None
+            for name in {repository, *waiting}:
+                self._bad_config(name, digest)
+
+    def _bad_config(self, repository: str, digest: Digest) -> None:
+        message = "the image config is not a JSON object that can be believed: age, platform and labels are not known"
+        self._problem(repository, digest, "config", BadManifest.kind, message, blocking=False)
 
     def _take_referrers(self, bulk: Bulk, result: Result, repository: str, digest: Digest, depth: int) -> None:
         if result.error is not None:
@@ -305,6 +322,8 @@ class _Reading:
         """Take in a manifest, and ask for what hangs on it."""
         key = (repository, manifest.digest)
         if key in self.found:
+            known = self.found[key]
+            known.discovered_by = min(known.discovered_by, discovered_by, key=_PRECEDENCE.index)
             return
         self.found[key] = _Found(manifest, discovered_by)
         self.asked.add(key)
@@ -314,9 +333,16 @@ class _Reading:
             self._read_children(bulk, repository, manifest, depth)
         else:
             self._read_config(bulk, repository, manifest)
-        if self.referrers and self.registry.session.capabilities.get("referrers", True) and depth < _DEEPEST_INDEX:
-            conversation = v2.listed_referrers(self.registry.session, repository, manifest.digest)
-            self._submit(bulk, repository, ("referrers", manifest.digest, depth), conversation)
+        if self.referrers and self.registry.session.capabilities.get("referrers", True):
+            self._read_referrers(bulk, repository, manifest.digest, depth)
+
+    def _read_referrers(self, bulk: Bulk, repository: str, digest: Digest, depth: int) -> None:
+        if depth >= _DEEPEST_INDEX:
+            message = f"attached deeper than {_DEEPEST_INDEX}: its own referrers were not read"
+            self._problem(repository, digest, "referrers", "too_deep", message, blocking=True)
+            return
+        conversation = v2.listed_referrers(self.registry.session, repository, digest)
+        self._submit(bulk, repository, ("referrers", digest, depth), conversation)
 
     def _read_children(self, bulk: Bulk, repository: str, index: Index, depth: int) -> None:
         if depth >= _DEEPEST_INDEX or len(index.manifests) > _WIDEST_INDEX:
@@ -338,11 +364,17 @@ class _Reading:
         digest = manifest.config.digest
         if manifest.config.media_type not in IMAGE_CONFIG_TYPES:
             return
-        first = digest not in self.needing
-        self.needing.setdefault(digest, set()).add(repository)
         self.media_types[digest] = manifest.config.media_type
-        if first:
-            self._submit(bulk, repository, ("config", digest), v2.get_blob(self.registry.session, repository, digest))
+        if digest in self.needing:
+            self.needing[digest].add(repository)
+        elif digest not in self.configs:
+            self._ask_config(bulk, repository, digest, {repository})
+        elif self.configs[digest] is None:
+            self._bad_config(repository, digest)
+
+    def _ask_config(self, bulk: Bulk, repository: str, digest: Digest, waiting: set[str]) -> None:
+        self.needing[digest] = waiting
+        self._submit(bulk, repository, ("config", digest), v2.get_blob(self.registry.session, repository, digest))
 
     # -- what went wrong ----------------------------------------------------------------------
 
@@ -395,16 +427,15 @@ class _Reading:
         """Mark as not read whatever was still to come."""
         logger.warning("the reading was interrupted: what was read so far is kept and marked incomplete")
         waiting = {name for name, count in self.pending.items() if count}
-        waiting |= {name for digest, names in self.needing.items() if digest not in self.configs for name in names}
-        for name in sorted(waiting):
+        waiting |= {name for names in self.needing.values() for name in names}
+        for name in sorted(waiting or {""}):
             stage = "tags" if name else "catalog"
             self._problem(name or None, None, stage, "interrupted", "the reading was interrupted", blocking=True)
 
     def _progress(self) -> Progress:
-        done = sum(not self.pending[name] for name in self.repositories)
-        return Progress(
-            self.tags_done, self.tags_total, done, len(self.repositories), sum(self.registry.session.counts.values())
-        )
+        total = len(self.repositories)
+        requests = sum(self.registry.session.counts.values())
+        return Progress(self.tags_done, self.tags_total, total - self.unfinished, total, requests)
 
     # -- tables -------------------------------------------------------------------------------
 
@@ -457,7 +488,7 @@ class _Rows:
         )
         self._platforms = {
             (repository, child.digest): str(child.platform)
-            for (repository, _), found in reading.found.items()
+            for (repository, _), found in sorted(reading.found.items(), key=lambda item: item[0])
             if isinstance(found.manifest, Index)
             for child in found.manifest.manifests
             if child.platform is not None
@@ -470,7 +501,7 @@ class _Rows:
             "manifests": (self._manifest(*key) for key in ordered),
             "blobs": (row for key in ordered for row in self._blobs(*key)),
             "children": (row for key in ordered for row in self._children(*key)),
-            "problems": self._reading.problems,
+            "problems": sorted(self._reading.problems, key=_place_of_problem),
         }
 
     def _place(self, repository: str) -> dict[str, Any]:
@@ -558,16 +589,26 @@ class _Rows:
         }
 
     def _describe(self, repository: str, digest: Digest) -> _Description:
-        key = (repository, digest)
-        if key not in self._described:
-            self._described[key] = _Description(None, "none", {}, complete=False)  # ends a cycle
+        """Describe a manifest, whatever is below it first: a chain of indexes may be longer than Python's stack."""
+        if (repository, digest) in self._described:
+            return self._described[repository, digest]
+        waiting = [digest]
+        while waiting:
+            key = (repository, waiting[-1])
             manifest = self._reading.found[key].manifest
-            self._described[key] = (
-                self._describe_index(repository, manifest)
-                if isinstance(manifest, Index)
-                else self._describe_one(manifest)
-            )
-        return self._described[key]
+            if key not in self._described and isinstance(manifest, Index):
+                self._described[key] = _Description(None, "none", {}, complete=False)  # ends a cycle
+                waiting += [c.digest for c in manifest.manifests if self._undescribed(repository, c.digest)]
+                continue
+            waiting.pop()
+            if isinstance(manifest, Index):
+                self._described[key] = self._describe_index(repository, manifest)
+            elif key not in self._described:
+                self._described[key] = self._describe_one(manifest)
+        return self._described[repository, digest]
+
+    def _undescribed(self, repository: str, digest: Digest) -> bool:
+        return (repository, digest) in self._reading.found and (repository, digest) not in self._described
 
     def _describe_one(self, manifest: Manifest | LegacyManifest) -> _Description:
         if isinstance(manifest, LegacyManifest):
@@ -589,7 +630,7 @@ class _Rows:
             if (repository, child.digest) not in self._reading.found:
                 complete = complete and (repository, child.digest) in self._reading.missing
                 continue
-            described = self._describe(repository, child.digest)
+            described = self._described[repository, child.digest]
             blobs |= described.blobs
             complete = complete and described.complete
             if described.created is not None and not child.is_attestation:
@@ -606,6 +647,10 @@ class _Rows:
 def _value(result: Result) -> Any:
     """Return a listing, also where the conversation failed as a whole."""
     return v2.Listing((), error=result.error) if result.error is not None else result.value
+
+
+def _place_of_problem(problem: dict[str, Any]) -> tuple[str, str, str]:
+    return problem["repository"] or "", problem["stage"], problem["identifier"] or ""
 
 
 def _json(fields: dict[str, str]) -> str | None:

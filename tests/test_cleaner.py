@@ -1,0 +1,992 @@
+"""The cleaner deletes exactly what was approved and is still so, records the truth about it, and puts it back.
+
+Most tests speak to the sandbox, whose store is the ground truth. `Front` stands before it where the
+answer to a DELETE has to lie, be lost or come late.
+"""
+
+import http.client
+import itertools
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from hostile import Cut, Hostile, error, redirect, reply
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from regaudit.cleaner import cleaner as module
+from regaudit.cleaner.cleaner import Cleaner
+from regaudit.cleaner.journal import Journal
+from regaudit.cleaner.plan import plan
+from regaudit.client.registry import Registry
+from regaudit.errors import JournalError, PlanError, Refused
+from regaudit.inventory.collect import collect
+from regaudit.manifest import OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
+from regaudit.reference import Digest, attached_tag
+from regaudit.sandbox.server import Sandbox
+
+APP, WEB = "team/app", "team/web"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """Nobody waits half a minute here for a registry to show a deletion."""
+    monkeypatch.setattr(module, "_VISIBLE_AFTER", 0.0)
+    monkeypatch.setattr(module, "_LOOK_EVERY", (0.01,))
+
+
+# -- what a registry holds -------------------------------------------------------------------
+
+
+def dump(document):
+    return json.dumps(document).encode()
+
+
+def descriptor(store, repository, digest):
+    media_type, raw = store.manifest(repository, digest)
+    return {"mediaType": media_type, "digest": digest, "size": len(raw)}
+
+
+def image(store, repository, name, *tags, subject=None, config_type=OCI_CONFIG):
+    """Put an image of its own blobs, or an artifact about `subject`, in place and return its digest."""
+    blobs = [dump({"os": "linux", "architecture": "amd64", "name": name}), name.encode()]
+    config, layer = (store.put_blob(repository, raw) for raw in blobs)
+    fields = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": config_type, "digest": config, "size": len(blobs[0])},
+        "layers": [{"mediaType": LAYER, "digest": layer, "size": len(blobs[1])}],
+    }
+    if subject is not None:
+        fields["subject"] = descriptor(store, repository, subject)
+    return put(store, repository, OCI_MANIFEST, dump(fields), tags)
+
+
+def index(store, repository, children, *tags, name=""):
+    entries = [descriptor(store, repository, child) for child in children]
+    fields = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries, "annotations": {"name": name}}
+    return put(store, repository, OCI_INDEX, dump(fields), tags)
+
+
+def put(store, repository, media_type, raw, tags):
+    digest = store.put_manifest(repository, str(Digest.of(raw)), media_type, raw)
+    for tag in tags:
+        store.set_tag(repository, tag, digest)
+    return digest
+
+
+def content(store):
+    """Everything that a client can read, byte for byte."""
+    return {
+        repository: (store.tags(repository), {d: store.manifest(repository, d) for d in store.digests(repository)})
+        for repository in store.repositories()
+    }
+
+
+class Shop:
+    """A sandbox with a small repository, a door to it, and a cleaner."""
+
+    def __init__(self, sandbox, folder, registry=None):
+        self.sandbox, self.store = sandbox, sandbox.store
+        self.registry = registry or Registry(sandbox.host)
+        self.journal = Journal(folder / "journal.sqlite")
+        self.cleaner = Cleaner(self.registry, journal=self.journal)
+        self.keep = image(self.store, APP, "keep", "keep")
+
+    def plan(self, *tags, **options):
+        snapshot = collect(self.registry, progress=False)
+        return plan(snapshot, [t if ":" in t else f"{APP}:{t}" for t in tags], **options).approve("Ada")
+
+    def execute(self, made, **options):
+        self.sandbox.requests.clear()
+        return self.cleaner.execute(made, **options)
+
+    def deletes(self):
+        return [path for method, path, _ in self.sandbox.requests if method == "DELETE"]
+
+    def close(self):
+        self.journal.close()
+        self.registry.close()
+
+
+@contextmanager
+def opened(folder, **options):
+    with Sandbox(**options) as sandbox:
+        shop = Shop(sandbox, folder)
+        yield shop
+        shop.close()
+
+
+@pytest.fixture
+def shop(tmp_path):
+    with opened(tmp_path) as shop:
+        yield shop
+
+
+def words(run):
+    return {(" ".join(o.tags) or o.digest): o.outcome for o in run.outcomes}
+
+
+def only(run):
+    (outcome,) = run.outcomes
+    return outcome.outcome
+
+
+def family(shop, tag="old"):
+    """Put an index with two children, an SBOM by subject and a cosign signature in place: all of it goes with the tags."""
+    children = [image(shop.store, APP, f"{tag}-{machine}") for machine in ("amd64", "arm64")]
+    top = index(shop.store, APP, children, tag, f"{tag}-alias", name=tag)
+    sbom = image(shop.store, APP, f"{tag}-sbom", subject=top, config_type=OCI_EMPTY)
+    signature = image(shop.store, APP, f"{tag}-sig", f"{attached_tag(Digest(top))}.sig")
+    return [top, *children, sbom, signature]
+
+
+# -- deleting --------------------------------------------------------------------------------
+
+
+def test_exactly_the_plan_is_deleted_and_everything_else_is_as_it_was(shop):
+    going = family(shop)
+    family(shop, "new")
+    before = content(shop.store)
+    made = shop.plan("old", "old-alias")
+    run = shop.execute(made)
+    assert {row.digest for row in made.rows} == set(going)
+    assert run.ok
+    assert set(run.counts()) == {"deleted"}
+    tags, manifests = before[APP]
+    expected = {tag: digest for tag, digest in tags.items() if digest not in going}
+    assert content(shop.store) == {APP: (expected, {d: m for d, m in manifests.items() if d not in going})}
+
+
+def test_what_the_plan_lists_is_what_is_sent_parents_first(shop):
+    family(shop)
+    made = shop.plan("old", "old-alias")
+    shop.execute(made)
+    assert shop.deletes() == [f"/v2/{APP}/manifests/{row.digest}" for row in made.rows]
+
+
+def test_the_same_digest_in_another_repository_is_not_touched(shop):
+    image(shop.store, APP, "old", "old")
+    twin = image(shop.store, WEB, "old", "old")
+    shop.execute(shop.plan("old"))
+    assert shop.store.digests(WEB) == [twin]
+    assert shop.store.digests(APP) == [shop.keep]
+
+
+def test_a_plan_that_is_not_approved_changed_or_for_elsewhere_sends_nothing(shop):
+    image(shop.store, APP, "old", "old")
+    image(shop.store, APP, "x", "x")
+    made = shop.plan("old", "x")
+    for bad in (
+        replace(made, approval=None),
+        replace(made, rows=made.rows[:1]),
+        replace(made, registry="elsewhere:5000").approve("Ada"),
+    ):
+        with pytest.raises(PlanError):
+            shop.execute(bad)
+        assert not shop.sandbox.requests
+    assert shop.journal.runs() == []
+
+
+def test_nothing_is_sent_where_the_journal_is_held_by_another_run(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    with shop.journal.locked(), pytest.raises(JournalError):
+        shop.execute(made)
+    assert not shop.sandbox.requests
+
+
+def test_nothing_is_deleted_where_the_intent_cannot_be_recorded(shop, monkeypatch):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+
+    def full(*_, **__):
+        raise JournalError("no space left on device")
+
+    monkeypatch.setattr(shop.journal, "record_intent", full)
+    with pytest.raises(JournalError):
+        shop.execute(made)
+    assert shop.deletes() == []
+
+
+def test_the_intent_with_the_bytes_is_on_the_disk_before_each_delete(shop, monkeypatch):
+    old = image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    seen = []
+    remove = shop.store.delete_manifest
+
+    def watched(repository, reference):
+        with Journal(shop.journal.path) as reader:
+            seen.append(reader.manifest(reference))
+        return remove(repository, reference)
+
+    expected = shop.store.manifest(APP, old)
+    monkeypatch.setattr(shop.store, "delete_manifest", watched)
+    shop.execute(made)
+    assert seen == [expected]
+
+
+def test_progress_hears_each_outcome_and_the_run_is_what_the_journal_says(shop):
+    family(shop)
+    made, heard = shop.plan("old", "old-alias"), []
+    run = shop.execute(made, progress=heard.append)
+    assert [o.key for o in heard] == [o.key for o in run.outcomes] == [row.key for row in made.rows]
+    assert shop.cleaner.last_run(made) == run == shop.cleaner.run(run.id)
+    assert list(run.frame()["outcome"]) == ["deleted"] * 5
+    assert shop.journal.verify() == 2 + 2 * 5
+
+
+# -- what changed after the review -----------------------------------------------------------
+
+
+def test_a_new_alias_keeps_the_digest_and_what_goes_with_it(shop):
+    top, *rest = family(shop)
+    made = shop.plan("old", "old-alias")
+    shop.store.set_tag(APP, "precious", top)
+    run = shop.execute(made)
+    assert set(run.counts()) == {"skipped"}
+    assert "new_alias: precious" in run.outcomes[0].detail
+    assert set(shop.store.digests(APP)) >= {top, *rest}
+    assert run.ok
+    assert shop.deletes() == []
+
+
+def test_an_alias_that_arrives_between_two_rows_is_seen(shop):
+    image(shop.store, APP, "a", "a")
+    second = image(shop.store, APP, "b", "b")
+    made = shop.plan("a", "b")
+    run = shop.execute(made, progress=lambda _: shop.store.set_tag(APP, "precious", second))
+    assert words(run) == {"a": "deleted", "b": "skipped"}
+
+
+def test_a_tag_that_was_moved_survives_and_so_does_the_reviewed_digest(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    new = image(shop.store, APP, "new", "old")
+    run = shop.execute(made)
+    assert only(run) == "skipped"
+    assert "tag_moved: old" in run.outcomes[0].detail
+    assert shop.store.tags(APP)["old"] == new
+
+
+def test_a_kept_tag_that_moves_onto_a_digest_of_the_plan_is_seen_when_all_tags_are_due_again(shop, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_AT_ALL_AFTER", 0.0)
+    image(shop.store, APP, "a", "a")
+    second = image(shop.store, APP, "b", "b")
+    run = shop.execute(shop.plan("a", "b"), progress=lambda _: shop.store.set_tag(APP, "keep", second))
+    assert words(run) == {"a": "deleted", "b": "skipped"}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_child_that_a_new_index_needs_is_kept(shop, nested):
+    _, child, other, *_ = family(shop)
+    made = shop.plan("old", "old-alias")
+    newcomer = index(shop.store, APP, [child], *([] if nested else ["newcomer"]), name="newcomer")
+    if nested:
+        index(shop.store, APP, [newcomer], "outer", name="outer")
+    run = shop.execute(made)
+    kept = {o.digest for o in run.outcomes if o.outcome == "skipped"}
+    assert kept == {child}
+    assert "now_referenced" in next(o.detail for o in run.outcomes if o.digest == child)
+    assert other not in shop.store.digests(APP)
+
+
+def test_an_index_that_a_new_index_needs_is_kept_with_its_children(shop):
+    top, *children = family(shop)[:3]
+    made = shop.plan("old", "old-alias")
+    index(shop.store, APP, [top], "outer", name="outer")
+    run = shop.execute(made)
+    assert set(run.counts()) == {"skipped"}
+    assert set(shop.store.digests(APP)) >= {top, *children}
+
+
+def new_referrer(shop, digest):
+    image(shop.store, APP, "proof", subject=digest, config_type=OCI_EMPTY)
+
+
+def new_tagged_referrer(shop, digest):
+    image(shop.store, APP, "proof", "proof", subject=digest, config_type=OCI_EMPTY)
+
+
+def new_signature(shop, digest):
+    image(shop.store, APP, "proof", f"{attached_tag(Digest(digest))}.sig")
+
+
+def new_fallback_list(shop, digest):
+    proof = image(shop.store, APP, "proof", subject=digest, config_type=OCI_EMPTY)
+    index(shop.store, APP, [proof], attached_tag(Digest(digest)))
+
+
+@pytest.mark.parametrize("newcomer", [new_referrer, new_tagged_referrer, new_signature, new_fallback_list])
+@pytest.mark.parametrize("interface", [True, False])
+def test_a_new_referrer_or_signature_keeps_its_subject(tmp_path, newcomer, interface):
+    if newcomer is new_referrer and not interface:
+        newcomer = new_fallback_list  # without the interface nobody can see a referrer that no tag lists
+    with opened(tmp_path, referrers=interface) as shop:
+        old = image(shop.store, APP, "old", "old")
+        made = shop.plan("old")
+        newcomer(shop, old)
+        run = shop.execute(made)
+        assert only(run) == "skipped"
+        assert "now_referenced" in run.outcomes[0].detail
+
+
+def test_a_signature_that_was_renewed_after_the_review_keeps_its_subject(shop):
+    top, *_ = family(shop)
+    made = shop.plan("old", "old-alias")
+    new_signature(shop, top)
+    run = shop.execute(made)
+    assert set(run.counts()) == {"skipped"}
+
+
+def test_a_referrer_that_is_listed_and_gone_keeps_nothing(shop, monkeypatch):
+    old = image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    ghost = {"mediaType": OCI_MANIFEST, "digest": str(Digest.of(b"ghost")), "size": 5}
+    monkeypatch.setattr(shop.store, "referrers", lambda repository, subject: [ghost])
+    assert only(shop.execute(made)) == "deleted"
+    assert old not in shop.store.digests(APP)
+
+
+def test_what_is_gone_already_is_not_counted_as_ours(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    shop.store.delete_manifest(APP, shop.store.tags(APP)["old"])
+    run = shop.execute(made)
+    assert only(run) == "already_absent"
+    assert run.ok
+    assert shop.deletes() == []
+
+
+def test_children_of_an_index_that_is_gone_already_still_go(shop):
+    top, *_ = family(shop)
+    made = shop.plan("old", "old-alias")
+    shop.store.delete_manifest(APP, top)
+    counts = shop.execute(made).counts()
+    assert counts == {"already_absent": 1, "deleted": 4}
+
+
+def test_a_repository_that_is_gone_is_said_and_the_next_one_goes_on(shop):
+    image(shop.store, "aaa", "x", "x", "y")
+    image(shop.store, "aaa", "z", "z")
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("aaa:z", "old")
+    shop.store.drop_repository("aaa")
+    run = shop.execute(made)
+    assert words(run) == {"z": "repository_missing", "old": "deleted"}
+    assert not run.ok
+
+
+# -- a front that alters what DELETE answers -------------------------------------------------
+
+
+class Front:
+    """Passes everything on to the sandbox; DELETEs go through `on_delete(seen, forward)`."""
+
+    def __init__(self, hostile, sandbox):
+        self._sandbox, self.on_delete, self.gets_after = sandbox, None, None
+        self.host, self.deletes, self.sent = hostile.host, [], 0
+        hostile.on("*", self._answer)
+
+    def _answer(self, seen):
+        if seen.method != "DELETE":
+            return self.gets_after(seen, self.forward) if self.deletes and self.gets_after else self.forward(seen)
+        self.deletes.append(seen.path)
+        return self.on_delete(seen, self.forward)
+
+    def forward(self, seen):
+        connection = http.client.HTTPConnection(self._sandbox.host)
+        connection.request(seen.method, seen.target, seen.body, dict(seen.headers))
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        fields = [(k, v) for k, v in answer.getheaders() if k.lower() not in {"content-length", "date"}]
+        length = -1 if seen.method != "HEAD" else int(answer.getheader("content-length", "0"))
+        return reply(answer.status, body, headers=fields, length=length)
+
+
+@pytest.fixture
+def front(tmp_path):
+    with Sandbox() as sandbox, Hostile() as hostile:
+        front = Front(hostile, sandbox)
+        front.shop = Shop(sandbox, tmp_path, Registry(front.host))
+        for name in ("a", "b"):
+            image(sandbox.store, APP, name, name)
+        yield front
+        front.shop.close()
+
+
+def after(answer):
+    """Delete, and then answer this."""
+
+    def script(seen, forward):
+        forward(seen)
+        return answer
+
+    return script
+
+
+def instead(*answers):
+    """Answer this without deleting anything; the last one again and again."""
+    left = list(answers)
+    return lambda seen, forward: left.pop(0) if len(left) > 1 else left[0]
+
+
+UNKNOWN = error(404, "MANIFEST_UNKNOWN")
+TABLE = {
+    "202 and gone": (after(reply(202)), "deleted", True),
+    "200 and gone": (after(reply(200)), "deleted", True),
+    "204 and gone": (after(reply(204, length=None)), "deleted", True),
+    "202 and still there": (instead(reply(202)), "not_deleted", True),
+    "404 and gone, by somebody else": (after(UNKNOWN), "already_absent", True),
+    "404 after a 503 of our own": (lambda: None, "deleted_unconfirmed", True),
+    "404 that names the repository": (instead(error(404, "NAME_UNKNOWN")), "repository_missing", False),
+    "404 that is not a registry's": (instead(reply(404, b"<h1>nginx</h1>")), "repository_missing", False),
+    "405": (instead(error(405, "UNSUPPORTED")), "disabled", False),
+    "400 UNSUPPORTED": (instead(error(400, "UNSUPPORTED")), "disabled", False),
+    "400 and still there": (instead(error(400, "DIGEST_INVALID")), "not_deleted", True),
+    "400 and gone": (after(error(400, "DIGEST_INVALID")), "deleted_unconfirmed", True),
+    "401": (instead(error(401, "UNAUTHORIZED")), "denied", False),
+    "403": (instead(error(403, "DENIED")), "denied", False),
+    "409": (instead(error(409, "CONFLICT")), "refused_by_registry", True),
+    "423": (instead(error(423, "LOCKED")), "refused_by_registry", True),
+    "400 referenced": (
+        instead(error(400, "REFUSED", "manifest is referenced by an index")),
+        "refused_by_registry",
+        True,
+    ),
+    "412 immutable": (instead(error(412, "PRECONDITION", "tag is immutable")), "refused_by_registry", True),
+    "429 for hours": (instead(error(429, "TOOMANYREQUESTS", Retry_After="20000")), "rate_limited", False),
+    "500 and gone": (after(error(500, "UNKNOWN")), "deleted_unconfirmed", True),
+    "500 and still there": (instead(error(500, "UNKNOWN")), "not_deleted", True),
+    "504 and still there": (instead(reply(504)), "not_deleted", True),
+    "a reset after it was done": (after(Cut(b"", 0, reset=True)), "deleted_unconfirmed", True),
+    "a reset before it was done": (instead(Cut(b"", 0, reset=True)), "not_deleted", True),
+    "half an answer after it was done": (after(Cut(reply(202), 20)), "deleted_unconfirmed", True),
+    "a redirect": (instead(redirect("http://127.0.0.1:1/x")), "refused_redirect", False),
+}
+
+
+def busy_then_gone():
+    """Carry the deletion out, say 503, and answer what comes after truthfully."""
+    first = [True]
+
+    def script(seen, forward):
+        answer = forward(seen)
+        return error(503, "UNAVAILABLE", Retry_After="0") if first and first.pop() else answer
+
+    return script
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_the_outcome_is_what_a_read_shows_and_the_table_says(front, case):
+    script, word, goes_on = TABLE[case]
+    front.on_delete = busy_then_gone() if case.startswith("404 after") else script
+    made = front.shop.plan("a", "b")
+    run = front.shop.execute(made)
+    first = run.outcomes[0]
+    gone = first.digest not in front.shop.store.digests(APP)
+    assert first.outcome == word, first.detail
+    assert (word in module.GONE) == gone
+    assert (len(front.deletes) > 1 + case.startswith("404 after")) == goes_on
+    assert front.shop.journal.last(run.id, first.key, "outcome").data["outcome"] == word
+
+
+def test_a_wait_that_the_registry_asks_for_is_kept_and_then_it_goes_on(front):
+    answers = iter([error(429, "TOOMANYREQUESTS", Retry_After="0"), error(503, "UNAVAILABLE", Retry_After="0")])
+    front.on_delete = lambda seen, forward: next(answers, None) or forward(seen)
+    assert front.shop.execute(front.shop.plan("a", "b")).counts() == {"deleted": 2}
+    assert len(front.deletes) == 4
+
+
+def test_a_deletion_that_shows_late_is_waited_for(front, monkeypatch):
+    monkeypatch.setattr(module, "_VISIBLE_AFTER", 30.0)
+    late = []
+
+    def remember(seen, forward):
+        late.append(seen)
+        return reply(202)
+
+    def show(seen, forward):
+        answer = forward(seen)
+        if "/manifests/sha256" in seen.path and len(late) and late[0] is not None and seen.path == late[0].path:
+            forward(late[0])
+            late[0] = None
+        return answer
+
+    front.on_delete, front.gets_after = remember, show
+    assert only(front.shop.execute(front.shop.plan("a"))) == "deleted"
+
+
+def test_a_reply_that_was_lost_while_the_deletion_goes_on_is_waited_for_too(front, monkeypatch):
+    monkeypatch.setattr(module, "_VISIBLE_AFTER", 30.0)
+    looks = []
+
+    def show(seen, forward):
+        answer = forward(seen)
+        if seen.path == front.deletes[0]:
+            looks.append(seen)
+            if len(looks) == 2:
+                front.shop.store.delete_manifest(APP, seen.path.rpartition("/")[2])
+        return answer
+
+    front.on_delete, front.gets_after = instead(Cut(b"", 0, reset=True)), show
+    assert only(front.shop.execute(front.shop.plan("a"))) == "deleted_unconfirmed"
+
+
+def test_what_cannot_be_read_afterwards_is_unknown_and_the_next_run_learns_it(front):
+    front.on_delete = after(reply(202))
+    front.gets_after = lambda seen, forward: error(500, "UNKNOWN")
+    made = front.shop.plan("a")
+    assert only(front.shop.execute(made)) == "unknown"
+    front.gets_after = None
+    assert only(front.shop.execute(made)) == "deleted_unconfirmed"
+    assert len(front.deletes) == 1
+
+
+def test_a_404_of_a_server_that_is_no_registry_any_more_is_not_taken_for_success(front):
+    front.on_delete = instead(reply(202))
+    front.gets_after = lambda seen, forward: reply(404, b"<html>where am I</html>")
+    assert only(front.shop.execute(front.shop.plan("a"))) == "unknown"
+
+
+def test_nothing_follows_a_redirect_of_a_delete(front):
+    with Hostile() as other:
+        front.on_delete = instead(redirect(f"{other.url}/v2/x", 307))
+        front.shop.execute(front.shop.plan("a", "b"))
+        assert other.requests == []
+    assert len(front.deletes) == 1
+
+
+def test_a_tag_that_cannot_be_read_again_keeps_its_repository(front):
+    made = front.shop.plan("a", "b")
+    front.gets_after, front.deletes = lambda seen, forward: error(403, "DENIED"), ["as if"]
+    run = front.shop.execute(made)
+    assert set(run.counts()) == {"denied"}
+    assert run.stopped
+    assert front.deletes == ["as if"]
+
+
+# -- registries that refuse ------------------------------------------------------------------
+
+
+def test_where_deletion_is_disabled_exactly_one_delete_is_sent(tmp_path):
+    with opened(tmp_path, deletion=False) as shop:
+        for name in ("a", "b", "c"):
+            image(shop.store, APP, name, name)
+        image(shop.store, WEB, "w", "w")
+        image(shop.store, WEB, "k", "k")
+        run = shop.execute(shop.plan("a", "b", "c", f"{WEB}:w"))
+        assert len(shop.deletes()) == 1
+        assert run.counts() == {"disabled": 1}
+        assert run.stopped
+        assert not run.ok
+
+
+def test_without_the_right_to_delete_it_stops_before_the_second(tmp_path, monkeypatch):
+    from regaudit.sandbox import app
+
+    monkeypatch.setattr(app, "_covers", lambda granted, needed: not any(":delete" in scope for scope in needed))
+    with Sandbox(users={"ada": "pw"}, auth="bearer") as sandbox:
+        shop = Shop(sandbox, tmp_path, Registry(sandbox.host, username="ada", password="pw"))
+        for name in ("a", "b"):
+            image(shop.store, APP, name, name)
+        run = shop.execute(shop.plan("a", "b"))
+        assert run.counts() == {"denied": 1}
+        assert len(set(shop.deletes())) == 1
+        assert set(shop.store.tags(APP)) == {"a", "b", "keep"}
+        shop.close()
+
+
+# -- tags that go alone ----------------------------------------------------------------------
+
+
+def test_only_the_tag_goes_and_undo_sets_it_again(shop):
+    image(shop.store, APP, "old", "1.0", "latest")
+    before = content(shop.store)
+    made = shop.plan("1.0", untag=True)
+    run = shop.execute(made)
+    assert shop.deletes() == [f"/v2/{APP}/manifests/1.0"]
+    assert only(run) == "deleted"
+    assert set(shop.store.tags(APP)) == {"keep", "latest"}
+    assert words(shop.cleaner.undo(run)) == {"1.0": "restored"}
+    assert content(shop.store) == before
+
+
+def test_where_tags_cannot_be_deleted_it_is_tried_once_and_said(tmp_path):
+    with opened(tmp_path, tag_deletion=False) as shop:
+        image(shop.store, APP, "old", "1", "2", "latest")
+        run = shop.execute(shop.plan("1", "2", untag=True))
+        assert run.counts() == {"refused_by_registry": 2}
+        assert len(shop.deletes()) == 1
+
+
+def test_a_registry_that_deletes_the_manifest_with_its_tag_is_stopped_after_one_and_undone(shop, monkeypatch):
+    image(shop.store, APP, "a", "a-old", "a")
+    image(shop.store, APP, "b", "b-old", "b")
+    before = content(shop.store)
+    made = shop.plan("a-old", "b-old", untag=True)
+    remove = shop.store.delete_manifest
+    monkeypatch.setattr(shop.store, "delete_manifest", lambda r, tag: remove(r, shop.store.tags(r)[tag]))
+    run = shop.execute(made)
+    assert [o.outcome for o in run.outcomes if o.key == f"{APP}:a-old"] == ["lost"]
+    assert len(shop.deletes()) == 1
+    assert not run.ok
+    shop.cleaner.undo(run)
+    assert content(shop.store) == before
+
+
+def test_a_tag_that_is_gone_or_was_moved_is_not_asked_for(shop):
+    image(shop.store, APP, "x", "gone", "moved", "stays")
+    made = shop.plan("gone", "moved", untag=True)
+    shop.store.delete_manifest(APP, "gone")
+    image(shop.store, APP, "y", "moved")
+    run = shop.execute(made)
+    assert words(run) == {"gone": "already_absent", "moved": "skipped"}
+    assert shop.deletes() == []
+
+
+# -- what was to stay ------------------------------------------------------------------------
+
+
+def test_a_kept_tag_that_vanishes_meanwhile_is_reported_as_lost(shop):
+    image(shop.store, APP, "old", "old")
+    run = shop.execute(
+        shop.plan("old"), progress=lambda o: o.outcome == "deleted" and shop.store.drop_manifest(APP, shop.keep)
+    )
+    assert words(run) == {"old": "deleted", "keep": "lost"}
+    assert not run.ok
+
+
+def test_kept_tags_are_looked_at_also_where_the_run_is_stopped(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    stop = threading.Event()
+
+    def break_and_stop(_):
+        if not stop.is_set():
+            stop.set()
+            shop.store.drop_manifest(APP, shop.keep)
+
+    run = shop.execute(shop.plan("a", "b"), progress=break_and_stop, stop=stop)
+    assert words(run) == {"a": "deleted", "keep": "lost"}
+    assert run.stopped
+
+
+# -- whatever happens meanwhile --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def playground(tmp_path_factory):
+    """Give one sandbox for many examples, each in a repository of its own."""
+    with Sandbox() as sandbox, Registry(sandbox.host) as door:
+        yield sandbox.store, door, tmp_path_factory.mktemp("journals")
+
+
+def meddle(store, repository, digests, what):
+    """Do one of the things that somebody does in a registry while it is being cleaned."""
+    kind, number, tag = what
+    target = digests[number % len(digests)]
+    if target not in store.digests(repository):
+        return
+    if kind == "set a tag":
+        store.set_tag(repository, tag, target)
+    elif kind == "push an index":
+        index(store, repository, [target], tag, name=f"{tag}{number}")
+    elif kind == "sign":
+        image(store, repository, f"sign {tag}", f"{attached_tag(Digest(target))}.sig")
+    elif kind == "refer":
+        image(store, repository, f"refer {tag}", subject=target, config_type=OCI_EMPTY)
+    elif kind == "delete":
+        store.delete_manifest(repository, target)
+
+
+MEDDLING = st.lists(
+    st.tuples(
+        st.sampled_from(["set a tag", "push an index", "sign", "refer", "delete", "nothing"]),
+        st.integers(0, 9),
+        st.sampled_from(["t0", "t1", "i0", "new", "newer"]),
+    ),
+    max_size=6,
+)
+COUNTER = itertools.count()
+
+
+@given(before=MEDDLING, during=MEDDLING, chosen=st.sets(st.sampled_from(["t0", "t1", "t2", "i0", "i1"]), min_size=1))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_whatever_others_do_between_two_rows_only_reviewed_digests_go_and_nothing_that_stays_breaks(
+    playground, monkeypatch, before, during, chosen
+):
+    monkeypatch.setattr(module, "_LOOK_AT_ALL_AFTER", 0.0)
+    store, door, folder = playground
+    repository = f"play/n{next(COUNTER)}"
+    plain = [image(store, repository, f"m{n}", f"t{n}") for n in range(3)]
+    child = image(store, repository, "child")
+    indexes = [index(store, repository, [child, plain[n]], f"i{n}", name=f"i{n}") for n in range(2)]
+    image(store, repository, "sig", f"{attached_tag(Digest(indexes[0]))}.sig")
+    image(store, repository, "keep", "keep")
+    digests = [*plain, child, *indexes]
+    snapshot = collect(door, repository, progress=False)
+    made = plan(snapshot, [f"{repository}:{tag}" for tag in chosen]).approve("Ada")
+    for what in before:
+        meddle(store, repository, digests, what)
+    left, theirs = list(during), set()
+
+    def meanwhile(_):
+        if left:
+            there = set(store.digests(repository))
+            meddle(store, repository, digests, left.pop(0))
+            theirs.update(there - set(store.digests(repository)))
+
+    then = set(store.digests(repository))
+    with Cleaner(door, journal=folder / f"{repository.replace('/', '-')}.sqlite") as cleaner:
+        run = cleaner.execute(made, progress=meanwhile)
+        cleaner.journal.verify()
+    now = set(store.digests(repository))
+    assert then - now - theirs <= {row.digest for row in made.rows}
+    for outcome in run.outcomes:
+        if outcome.outcome == "deleted":
+            assert outcome.digest not in now
+        assert outcome.outcome in {"deleted", "already_absent", "skipped", "lost"}
+    ours = {o.digest for o in run.outcomes if o.outcome == "deleted"}
+    for digest in now:  # no index that stays lost a child to us
+        document = json.loads(store.manifest(repository, digest)[1])
+        assert not {entry["digest"] for entry in document.get("manifests", ())} & ours
+        assert document.get("subject", {}).get("digest") not in ours
+    assert not set(store.tags(repository).values()) & ours
+
+
+# -- stopping and crashing -------------------------------------------------------------------
+
+
+def test_once_stop_is_set_no_further_deletion_is_begun(shop):
+    for name in ("a", "b", "c"):
+        image(shop.store, APP, name, name)
+    stop = threading.Event()
+    made = shop.plan("a", "b", "c")
+    run = shop.execute(made, progress=lambda _: stop.set(), stop=stop)
+    assert words(run) == {"a": "deleted"}
+    assert run.stopped
+    assert not run.ok
+    assert shop.execute(made).counts() == {"already_absent": 1, "deleted": 2}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_is_recorded_and_the_row_under_way_is_unknown(shop, monkeypatch, when):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b")
+    alive, delete = module._alive, module.write.delete_manifest
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((module.write, "delete_manifest") if when == "before" else (module, "_alive")), interrupt)
+        run = shop.execute(made)
+    assert (module._alive, module.write.delete_manifest) == (alive, delete)
+    assert words(run) == {"a": "unknown"}
+    assert run.stopped
+    again = shop.execute(made)
+    assert words(again) == {"a": "deleted" if when == "before" else "deleted_unconfirmed", "b": "deleted"}
+    assert set(shop.store.tags(APP)) == {"keep"}
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from regaudit.cleaner import cleaner as module
+from regaudit.cleaner.cleaner import Cleaner
+from regaudit.cleaner.journal import Journal
+from regaudit.cleaner.plan import Plan
+from regaudit.client.registry import Registry
+
+host, plan_file, journal, point, count = sys.argv[1:]
+left = [int(count)]
+
+def die_at(place, name, late=False):
+    original = getattr(place, name)
+    def dying(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0 and not late:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(place, name, dying)
+
+points = {
+    "before intent": (Journal, "record_intent"), "after intent": (Journal, "record_intent", True),
+    "after DELETE": (module, "_alive"), "before outcome": (module, "_record_outcome"),
+    "after outcome": (module, "_record_outcome", True), "while looking": (module._Execution, "_look"),
+    "while checking": (module._Execution, "_check_kept"),
+}
+die_at(*points[point])
+with Registry(host) as registry:
+    Cleaner(registry, journal=journal).execute(Plan.load(plan_file))
+"""
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "before intent",
+        "after intent",
+        "after DELETE",
+        "before outcome",
+        "after outcome",
+        "while looking",
+        "while checking",
+    ],
+)
+def test_after_a_kill_the_same_plan_finishes_the_work_and_loses_nothing_else(shop, tmp_path, point):
+    going = family(shop)
+    family(shop, "new")
+    before = content(shop.store)
+    made = shop.plan("old", "old-alias")
+    file = made.save(tmp_path / "plan.json")
+    arguments = [shop.sandbox.host, str(file), str(shop.journal.path), point, "0" if point == "while checking" else "1"]
+    killed = subprocess.run([sys.executable, "-c", CRASH, *arguments], check=False)
+    assert killed.returncode == -9
+    shop.journal.verify()
+    first = shop.cleaner.last_run(made)
+    assert first.stopped
+    second = shop.execute(made)
+    assert not second.stopped
+    assert set(second.counts()) <= {"deleted", "already_absent", "deleted_unconfirmed"}
+    assert set(before[APP][1]) - set(shop.store.digests(APP)) == set(going)
+    for run in (second, first):  # together they know everything that is needed
+        assert shop.cleaner.undo(run).ok
+    assert content(shop.store) == before
+
+
+def test_two_cleaners_with_journals_of_their_own_delete_each_digest_once(shop, tmp_path):
+    for number in range(6):
+        image(shop.store, APP, f"n{number}", f"n{number}")
+    made = shop.plan(*(f"n{number}" for number in range(6)))
+    runs = []
+
+    def work(number):
+        with Registry(shop.sandbox.host) as door, Cleaner(door, journal=tmp_path / f"{number}.sqlite") as cleaner:
+            runs.append(cleaner.execute(made))
+
+    shop.sandbox.requests.clear()
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    accepted = [path for method, path, status in shop.sandbox.requests if (method, status) == ("DELETE", 202)]
+    assert len(accepted) == len(set(accepted)) == 6
+    assert all(set(run.counts()) <= {"deleted", "already_absent"} for run in runs)
+    assert sum(run.counts().get("deleted", 0) for run in runs) == 6
+    assert set(shop.store.tags(APP)) == {"keep"}
+
+
+# -- undo ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interface", [True, False])
+def test_undo_restores_every_manifest_byte_for_byte_and_every_tag(tmp_path, sample, interface):
+    from regaudit.sandbox.sample import sample_images
+
+    with opened(tmp_path, referrers=interface) as shop:
+        shop.store.load(sample if interface else sample_images(sample.now, fallback_tags=True))
+        before = content(shop.store)
+        repository = "shop/checkout/api"
+        tags = shop.store.tags(repository)
+        signed = {tags[version] for version in ("1.4.2", "1.3.2", "1.0.0")}
+        made = shop.plan(*(f"{repository}:{tag}" for tag, digest in tags.items() if digest in signed))
+        assert {row.kind for row in made.rows} == {"index", "image", "artifact", "signature"}
+        run = shop.execute(made)
+        assert run.counts() == {"deleted": made.digests}
+        left = set(shop.store.digests(repository))
+        assert left == set(before[repository][1]) - {row.digest for row in made.rows}
+        undone = shop.cleaner.undo(run)
+        assert undone.kind == "undo"
+        assert undone.counts() == {"restored": made.digests}
+        assert content(shop.store) == before
+        assert shop.cleaner.undo(run).counts() == {"already_there": made.digests}
+
+
+def test_after_garbage_collection_undo_says_what_is_gone_and_leaves_no_half_restored_tag(shop):
+    family(shop)
+    made = shop.plan("old", "old-alias")
+    run = shop.execute(made)
+    shop.store.collect_garbage()
+    after_deletion = content(shop.store)
+    undone = shop.cleaner.undo(run)
+    assert undone.counts() == {"blobs_gone": 5}
+    assert not undone.ok
+    assert content(shop.store) == after_deletion
+
+
+def test_undo_leaves_a_tag_that_was_set_to_something_else_unless_told(shop):
+    old = image(shop.store, APP, "old", "old", "alias")
+    run = shop.execute(shop.plan("old", "alias"))
+    new = image(shop.store, APP, "new", "old")
+    assert only(shop.cleaner.undo(run)) == "tag_moved"
+    assert shop.store.tags(APP) == {"keep": shop.keep, "old": new, "alias": old}
+    assert only(shop.cleaner.undo(run, overwrite=True)) == "restored"
+    assert shop.store.tags(APP)["old"] == old
+
+
+def test_undo_puts_back_nothing_that_the_run_did_not_delete(shop):
+    image(shop.store, APP, "a", "a")
+    image(shop.store, APP, "b", "b")
+    made = shop.plan("a", "b")
+    shop.store.delete_manifest(APP, shop.store.tags(APP)["a"])
+    run = shop.execute(made)
+    assert words(shop.cleaner.undo(run.id)) == {"b": "restored"}
+    assert "a" not in shop.store.tags(APP)
+
+
+def test_undo_of_an_undo_an_unknown_run_and_another_registrys_run_is_refused(shop, tmp_path):
+    image(shop.store, APP, "old", "old")
+    run = shop.execute(shop.plan("old"))
+    undone = shop.cleaner.undo(run)
+    with pytest.raises(JournalError, match="only a deletion"):
+        shop.cleaner.undo(undone)
+    with pytest.raises(JournalError, match="no run"):
+        shop.cleaner.undo("20200101T000000-abcdef")
+    with Registry("127.0.0.1:1") as elsewhere, pytest.raises(JournalError, match="only a deletion at"):
+        Cleaner(elsewhere, journal=shop.journal).undo(run)
+
+
+def test_undo_stops_when_told_and_when_interrupted_and_can_be_repeated(shop):
+    for name in ("a", "b", "c"):
+        image(shop.store, APP, name, name)
+    run = shop.execute(shop.plan("a", "b", "c"))
+    stop = threading.Event()
+    assert shop.cleaner.undo(run, stop=stop, progress=lambda _: stop.set()).stopped
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    interrupted = shop.cleaner.undo(run, progress=interrupt)
+    assert interrupted.stopped
+    assert interrupted.counts() == {"already_there": 1}
+    assert shop.cleaner.undo(run).counts() == {"already_there": 1, "restored": 2}
+    assert set(shop.store.tags(APP)) == {"a", "b", "c", "keep"}
+
+
+def test_a_deletion_outside_a_plan_says_no_as_an_error(tmp_path):
+    with opened(tmp_path, deletion=False) as shop, pytest.raises(Refused):
+        shop.registry.repository(APP).delete_manifest(shop.keep)
+
+
+def test_a_cleaner_closes_the_journal_that_it_opened_and_no_other(shop, tmp_path):
+    with Cleaner(shop.registry, journal=tmp_path / "own.sqlite") as own:
+        assert own.journal.verify() == 0
+    with pytest.raises(JournalError):
+        own.journal.verify()
+    with Cleaner(shop.registry, journal=shop.journal):
+        pass
+    assert shop.journal.verify() == 0
