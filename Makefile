@@ -1,7 +1,7 @@
 # The two commands for a fresh machine: `make demo` and `make test`. Everything goes into .venv.
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_OPTIONS ?=
+PYTEST_OPTIONS ?= -n auto --dist loadfile
 
 .PHONY: demo notebook test test-browser lint clean
 

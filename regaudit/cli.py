@@ -199,14 +199,15 @@ def audit(
     folder = owned_folder(out)
     with connect(host) as registry:
         snapshot = collect(registry, *patterns, exclude=exclude, referrers=not no_referrers, progress=not quiet)
-    if snapshot.tags["digest"].isna().all() and not snapshot.complete:
+    interrupted = bool((snapshot.problems["error"] == "interrupted").any())
+    if snapshot.tags["digest"].isna().all() and not snapshot.complete and not interrupted:
         _fail(f"nothing could be read: {snapshot.problems['message'].iloc[0]}", 1)
     snapshot.to_csv(folder)
     snapshot.save(folder / "snapshot")
     click.echo(snapshot)
     _show(snapshot.problems, ["repository", "identifier", "error", "message"])
     click.echo(f"written to {folder}: tags.csv, manifests.csv, blobs.csv, children.csv, problems.csv, snapshot/")
-    if (snapshot.problems["error"] == "interrupted").any():
+    if interrupted:
         _fail("interrupted: what was read so far is written, and the rest marked as not read", 1)
     _finish(bad=not snapshot.complete, strict=strict, why="not everything was read")
 

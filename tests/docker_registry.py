@@ -1,9 +1,11 @@
 """A real registry for tests: Debian's docker-registry, one process in a folder of its own.
 
->>> with DockerRegistry(tmp_path) as server:                            # doctest: +SKIP
-...     registry = Registry(server.host)
-...     push(registry, sample_images(now))
-...     server.garbage_collect()
+Used so::
+
+    with DockerRegistry(tmp_path) as server:
+        registry = Registry(server.host)
+        push(registry, sample_images(now))
+        server.garbage_collect()
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Servers that misbehave by script, a listener that must hear nothing, and a driver without a socket.
 
->>> with Hostile() as server:                                                   # doctest: +SKIP
-...     server.on("GET /v2/", reply(503, headers={"Retry-After": "1"}), reply(json={}))
-...     server.on("GET /v2/team/app/tags/list", Cut(reply(json={"name": "team/app", "tags": ["a"]}), 40))
-...     Registry(server.host).ping()
-...     [seen.target for seen in server.requests]
-['/v2/', '/v2/']
+Used so::
+
+    with Hostile() as server:
+        server.on("GET /v2/", reply(503, headers={"Retry-After": "1"}), reply(json={}))
+        server.on("GET /v2/team/app/tags/list", Cut(reply(json={"name": "team/app", "tags": ["a"]}), 40))
+        Registry(server.host).ping()
+        [seen.target for seen in server.requests]
+        # ['/v2/', '/v2/']
 """
 
 from __future__ import annotations

@@ -769,6 +769,8 @@ class _Restoration:
         self._overwrite = overwrite
         self._run = _new_run()
         self._missing: dict[tuple[str, str], str] = {}
+        runs = _runs_of(journal, self._deleted.plan_hash)
+        self._runs = runs[: runs.index(self._deleted.id) + 1] if self._deleted.id in runs else []
         started = next(entry for entry in journal.entries(name) if entry.event == "started")
         if started.data.get("registry") != registry.host or self._deleted.kind != "delete":
             raise JournalError(
@@ -825,9 +827,7 @@ class _Restoration:
 
     def _intent(self, key: str) -> Entry | None:
         """Return where the bytes of a row were saved: in this run, or in an earlier one that never learned the outcome."""
-        runs = _runs_of(self._journal, self._deleted.plan_hash)
-        until = runs[: runs.index(self._deleted.id) + 1]
-        return next((entry for run in reversed(until) if (entry := self._journal.last(run, key, "intent"))), None)
+        return next((entry for run in reversed(self._runs) if (entry := self._journal.last(run, key, "intent"))), None)
 
     def _lacking(self, repository: str, document: AnyManifest) -> tuple[str, str] | None:
         """Return why an index must stay away: a tag on an index without its children would be half a restoration."""

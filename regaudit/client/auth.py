@@ -209,18 +209,18 @@ def _answer(
         yield Once(("token", scope), _fetch(session, realm, service, scope, rejected=rejected, wanted=wanted))
         return True
     if any(c.scheme == "basic" for c in challenges) and session.credentials is not None and not session.basic:
-        _check_basic(session, session.base)
+        _check_private(session, session.base)
         session.basic = True
         return True
     return False
 
 
-def _check_basic(session: Session, url: str) -> None:
-    """Raise where a password would go over plain http to another machine."""
+def _check_private(session: Session, url: str) -> None:
+    """Raise where a secret of the user's would go over plain http to another machine."""
     parts = urlsplit(url)
     if parts.scheme == "http" and not RegistryName(parts.netloc.lower()).loopback:
         raise AccessDenied(
-            f"{session.host} asks for a password over plain http, where anybody can read it: use https",
+            f"{session.host}: a password or token is not sent over plain http, where anybody can read it: use https",
             url=session.base,
         )
 
@@ -228,6 +228,7 @@ def _check_basic(session: Session, url: str) -> None:
 def _header(session: Session, scope: str) -> str | None:
     credentials = session.credentials
     if credentials is not None and credentials.registry_token:
+        _check_private(session, session.base)
         return f"Bearer {credentials.registry_token}"
     if session.basic and credentials is not None:
         return credentials.basic()
@@ -275,7 +276,7 @@ def _request_token(session: Session, realm: str, service: str, scope: str) -> Co
     _check_realm(session, realm)
     credentials = session.credentials if _trusted(session, realm) else None
     if credentials is not None:
-        _check_basic(session, realm)
+        _check_private(session, realm)
     public_only = not session.ours(realm) and not is_private(session.peer)
     query = [("service", service)] if service else []
     query += [("scope", scope)] if scope else []

@@ -86,6 +86,10 @@ class Registry:
         trusted_realms: Sequence[str] = (),
         user_agent: str = f"regaudit/{__version__}",
     ) -> None:
+        if isinstance(trusted_realms, str):
+            raise UsageError(
+                f"trusted_realms is one text where several are expected: write [{clean(trusted_realms)!r}]"
+            )
         name = parse_registry(host)
         scheme = _scheme(name, plain_http=plain_http)
         if insecure:

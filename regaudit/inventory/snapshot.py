@@ -227,7 +227,7 @@ class Snapshot:
         blobs = self.blobs.drop_duplicates("digest")["size_bytes"]
         manifests = self.manifests.drop_duplicates("digest")["manifest_bytes"]
         # summed as Python's integers: sizes are claims, and 64 bits wrap round
-        return sum(blobs.dropna().tolist()) + sum(manifests.dropna().tolist())
+        return int(sum(blobs.dropna().tolist()) + sum(manifests.dropna().tolist()))
 
     def __str__(self) -> str:
         lines = self.summary()
