@@ -718,7 +718,7 @@ COUNTER = itertools.count()
 
 
 @given(before=MEDDLING, during=MEDDLING, chosen=st.sets(st.sampled_from(["t0", "t1", "t2", "i0", "i1"]), min_size=1))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_whatever_others_do_between_two_rows_only_reviewed_digests_go_and_nothing_that_stays_breaks(
     playground, monkeypatch, before, during, chosen
 ):
