@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from regaudit.analysis.tags import duplicate_tags, stale_tags
     from regaudit.cleaner.cleaner import Cleaner, Outcome, Run
     from regaudit.cleaner.journal import Journal
-    from regaudit.cleaner.plan import Approval, Plan, PlanRow, plan
+    from regaudit.cleaner.plan import Approval, Plan, plan
+    from regaudit.cleaner.rows import PlanRow
     from regaudit.client.registry import Registry, Repository
     from regaudit.errors import RegauditError
     from regaudit.inventory.collect import Progress, collect
@@ -34,7 +35,8 @@ _HOMES = {
     "regaudit.analysis.tags": ("duplicate_tags", "stale_tags"),
     "regaudit.cleaner.cleaner": ("Cleaner", "Outcome", "Run"),
     "regaudit.cleaner.journal": ("Journal",),
-    "regaudit.cleaner.plan": ("Approval", "Plan", "PlanRow", "plan"),
+    "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),
+    "regaudit.cleaner.rows": ("PlanRow",),
     "regaudit.client.registry": ("Registry", "Repository"),
     "regaudit.errors": ("RegauditError",),
     "regaudit.inventory.collect": ("Progress", "collect"),

@@ -16,7 +16,8 @@ import pytest
 from builders import Build, days_before
 
 from regaudit.cleaner.cleaner import Outcome, Run
-from regaudit.cleaner.plan import Plan, PlanRow, plan
+from regaudit.cleaner.plan import Plan, plan
+from regaudit.cleaner.rows import PlanRow
 from regaudit.errors import PlanError, RegistryError, UsageError
 from regaudit.notebook.form import ReviewForm, review
 

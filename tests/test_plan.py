@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regaudit.analysis.tags import duplicate_tags, stale_tags
-from regaudit.cleaner.plan import DELETE_MANIFEST, DELETE_TAG, REFUSALS, Plan, plan
+from regaudit.cleaner.plan import Plan, plan
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, REFUSALS
 from regaudit.errors import InvalidReference, PlanError, UsageError
 from regaudit.reference import Digest, attached_tag
 
@@ -231,6 +232,13 @@ def test_an_unknown_age_is_refused_where_age_is_the_reason():
     build = keeper().image(APP, tags=["undated"])
     frame = pd.DataFrame({"repository": [APP], "tag": ["undated"], "age_days": pd.array([None], dtype="Float64")})
     assert refusals(plan(build.snapshot(), frame)) == {"undated": "unknown_age"}
+
+
+def test_an_unknown_age_is_no_obstacle_where_another_question_found_the_tag():
+    build = keeper().image(APP, tags=["undated"])
+    frame = pd.DataFrame({"repository": [APP], "tag": ["undated"], "reason": ["same content as keep"]})
+    frame["age_days"] = pd.array([None], dtype="Float64")
+    assert refusals(plan(build.snapshot(), frame)) == {}
 
 
 def test_an_alias_of_unknown_age_that_goes_with_an_included_digest_is_not_refused_as_well():

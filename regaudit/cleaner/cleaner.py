@@ -23,7 +23,8 @@ from typing import Any, Self
 import pandas as pd
 
 from regaudit.cleaner.journal import Entry, Journal
-from regaudit.cleaner.plan import DELETE_MANIFEST, DELETE_TAG, Plan, PlanRow
+from regaudit.cleaner.plan import Plan
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PlanRow
 from regaudit.client import v2, write
 from regaudit.client.exchange import Conversation, Request, Response, Session, Wait, error_of
 from regaudit.client.registry import Registry

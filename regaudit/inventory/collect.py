@@ -296,7 +296,8 @@ class _Reading:
     def _take_config(self, bulk: Bulk, result: Result, repository: str, digest: Digest) -> None:
         waiting = self.needing.pop(digest) - {repository}
         if result.error is not None:
-            self._failed(repository, digest, "config", result.error)
+            # definitely gone, it can protect nothing: only the image's own age and labels are not known
+            self._failed(repository, digest, "config", result.error, blocking=not isinstance(result.error, NotFound))
             if waiting:  # a blob is asked for in a repository, and another one may have it
                 self._ask_config(bulk, min(waiting), digest, waiting)
             return

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anywidget
 import pandas as pd
 
-from regaudit.cleaner.plan import DELETE_TAG, Plan, PlanRow
+from regaudit.cleaner.plan import Plan
+from regaudit.cleaner.rows import DELETE_TAG, PlanRow
 from regaudit.errors import RegauditError, UsageError
 from regaudit.text import clean, escape, human_age, human_bytes, isoformat, parse_time, redact
 

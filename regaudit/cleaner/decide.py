@@ -1,0 +1,366 @@
+"""Deciding: which candidates can go, what goes along, and why the others stay. Pure.
+
+In each repository the largest set that can go is found by beginning with all that might, and taking
+out what may not until nothing changes. `decide` does so for all candidates; a `Selection`, for what
+a person has clicked, only where the click made a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from regaudit.analysis.footprint import Holders
+from regaudit.analysis.graph import Graph, RepositoryGraph
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, REFUSALS, Candidate, PlanOptions, PlanRow
+from regaudit.errors import UsageError
+from regaudit.inventory.snapshot import Snapshot
+from regaudit.reference import Digest, split_attached_tag
+from regaudit.text import clean
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What was decided: the fields of a `Plan` of the same names."""
+
+    rows: tuple[PlanRow, ...]
+    refused: tuple[PlanRow, ...]
+    state: Mapping[str, Mapping[str, str | None]]
+    reclaimable_bytes: int
+    lower_bound: bool
+
+
+def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOptions) -> Decided:
+    """Decide on all candidates of a registry."""
+    graph, facts, unread = Graph(snapshot), _Facts(snapshot), snapshot.unread
+    rows: list[PlanRow] = []
+    refused: list[PlanRow] = []
+    by_repository: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_repository.setdefault(candidate.repository, []).append(candidate)
+    for name in sorted(by_repository):
+        going, staying = _decide_repository(
+            graph.repository(name), by_repository[name], options, facts, unread=name in unread
+        )
+        rows += going
+        refused += staying
+    rows, total, lower_bound = _with_bytes(snapshot, rows)
+    touched = sorted({row.repository for row in rows})
+    state = {name: dict(sorted(graph.repository(name).tags.items())) for name in touched}
+    return Decided(tuple(rows), tuple(refused), state, total, lower_bound)
+
+
+class Selection:
+    """Some of a plan's candidates, with totals that follow each click.
+
+    A click costs what is tied to its digest, not the size of the plan: only that component of the
+    repository's graph is decided anew, and bytes come from holder counts.
+
+    Attributes
+    ----------
+    keys : set of str
+        The selected candidate rows.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, decided: Decided, candidates: Iterable[Candidate], options: PlanOptions
+    ) -> None:
+        self.keys: set[str] = set()
+        self._options = options
+        self._graph = Graph(snapshot)
+        self._bytes = Holders(snapshot).selection()
+        self._rows = {row.key: row for row in decided.rows if row.role == "candidate"}
+        refused = {(row.repository, tag) for row in decided.refused for tag in row.tags}
+        self._condemned: dict[tuple[str, str], list[Candidate]] = {}
+        for candidate in candidates:
+            if (candidate.repository, candidate.tag) not in refused:
+                self._condemned.setdefault((candidate.repository, str(candidate.digest)), []).append(candidate)
+        self._going: dict[tuple[str, str], frozenset[str]] = {}
+        self._alone: dict[tuple[str, str], int] = {}
+
+    def set(self, key: str, *, selected: bool) -> None:
+        """Select or deselect a candidate row; raises `UsageError` for a key that is none."""
+        if key not in self._rows:
+            raise UsageError(f"{clean(key, 200)!r} is not a row that can be selected")
+        if (key in self.keys) == selected:
+            return
+        (self.keys.add if selected else self.keys.discard)(key)
+        if self._rows[key].action == DELETE_MANIFEST:
+            self._redecide(self._rows[key])
+
+    @property
+    def digests(self) -> int:
+        """How many digests go with this selection, those that go along included."""
+        return sum(len(going) for going in self._going.values())
+
+    @property
+    def tags(self) -> int:
+        """How many tags go with this selection."""
+        whole = sum(
+            len(self._graph.repository(repository).tags_of.get(digest, ()))
+            for (repository, _), going in self._going.items()
+            for digest in going
+        )
+        return whole + sum(self._alone.values()) + sum(self._rows[key].action == DELETE_TAG for key in self.keys)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes come back after garbage collection."""
+        return int(self._bytes.bytes)
+
+    def _redecide(self, row: PlanRow) -> None:
+        graph, digest = self._graph.repository(row.repository), str(row.digest)
+        component = graph.component(digest)
+        name = (row.repository, min(component))
+        chosen = {d for d in component if f"{row.repository}@{d}" in self.keys}
+        condemned = [c for d in chosen for c in self._condemned.get((row.repository, d), ())]
+        decision = _settle(graph, chosen, {c.tag for c in condemned if c.tag is not None}, self._options)
+        before, after = self._going.get(name, frozenset()), frozenset(decision.going)
+        for gone in after - before:
+            self._bytes.add(row.repository, gone)
+        for back in before - after:
+            self._bytes.discard(row.repository, back)
+        self._going[name] = after
+        # Without its index or its subject, a digest may have to stay, and then its tags go alone.
+        self._alone[name] = sum(_may_go_alone(c, decision.refused.get(str(c.digest)), self._options) for c in condemned)
+
+
+# -- one repository --------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Decision:
+    """What goes in one part of a repository: digest → (role, the digest it goes along with)."""
+
+    going: dict[str, tuple[str, str | None]]
+    refused: dict[str, tuple[str, str]]
+
+
+def _settle(graph: RepositoryGraph, chosen: set[str], tags: set[str], options: PlanOptions) -> _Decision:
+    """Find the largest set that can go: begin with all that might, and take out what may not until nothing changes."""
+    refused = {digest: reason for digest in chosen if (reason := _never(graph, digest, options))}
+    might = graph.closure(chosen - refused.keys())
+    going = frozenset(digest for digest in might if digest in chosen or not _never(graph, digest, options))
+    going = graph.closure(chosen - refused.keys(), within=going - refused.keys())
+    while leaving := {digest: why for digest in going if (why := _held(graph, digest, going, chosen, tags, options))}:
+        refused.update({digest: why for digest, why in leaving.items() if digest in chosen})
+        going -= leaving.keys()
+        # What goes along needs a candidate behind it: two signatures of each other must not carry one another.
+        going = graph.closure(chosen & going, within=going)
+    roles = {digest: ("candidate", None) if digest in chosen else _role(graph, digest, going) for digest in going}
+    return _Decision(roles, refused)
+
+
+def _never(graph: RepositoryGraph, digest: str, options: PlanOptions) -> tuple[str, str] | None:
+    """Return why a digest cannot go whatever else goes."""
+    if digest not in graph.manifests:
+        return "unread", ""
+    if not Digest(digest).verifiable:
+        return "unverifiable", ""
+    shielded = next((tag for tag in graph.tags_of.get(digest, ()) if options.protects(tag)), None)
+    return ("protected", shielded) if shielded is not None else None
+
+
+def _held(
+    graph: RepositoryGraph, digest: str, going: AbstractSet[str], chosen: set[str], tags: set[str], options: PlanOptions
+) -> tuple[str, str] | None:
+    """Return who holds a digest, given what else goes: an index that stays, or a tag that stays."""
+    if parent := next((p for p in graph.parents.get(digest, ()) if p not in going), None):
+        return "child_of_kept_index", _name(graph, parent)
+    if digest not in options.include or digest not in chosen:
+        kept = [
+            tag for tag in graph.tags_of.get(digest, ()) if tag not in tags and graph.attached.get(tag) not in going
+        ]
+        if kept:
+            return "kept_alias", ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
+    return None
+
+
+def _role(graph: RepositoryGraph, digest: str, going: AbstractSet[str]) -> tuple[str, str | None]:
+    parent = next((p for p in graph.parents.get(digest, ()) if p in going), None)
+    if parent is not None:
+        return "child", parent
+    return "referrer", next((s for s in graph.subjects.get(digest, ()) if s in going), None)
+
+
+def _name(graph: RepositoryGraph, digest: str) -> str:
+    tags = graph.tags_of.get(digest, ())
+    return f"{tags[0]} ({Digest(digest).short})" if tags else Digest(digest).short
+
+
+def _decide_repository(
+    graph: RepositoryGraph, candidates: list[Candidate], options: PlanOptions, facts: _Facts, *, unread: bool
+) -> tuple[list[PlanRow], list[PlanRow]]:
+    obstacles = {c: why for c in candidates if (why := _not_plannable(c, graph, facts, unread=unread))}
+    usable = [c for c in candidates if c not in obstacles]
+    chosen = {str(c.digest) for c in usable}
+    tags = {c.tag for c in usable if c.tag is not None}
+    decision = _settle(graph, chosen, tags, options)
+    alone = {c for c in usable if _may_go_alone(c, decision.refused.get(str(c.digest)), options)}
+    if not options.allow_empty and _emptied(graph, decision, {str(c.tag) for c in alone}):
+        staying = obstacles | dict.fromkeys(usable, ("would_empty", ""))
+        return [], [_refused(c, graph, facts, *why) for c, why in staying.items()]
+    rows = _ordered(graph, decision, _reasons(usable), facts)
+    rows += [_row_for_tag(c, facts, graph) for c in usable if c in alone]
+    # An included digest goes with all its tags, those of unknown age too: none of them stays.
+    staying = {c: why for c, why in obstacles.items() if why[0] != "unknown_age" or c.digest not in decision.going}
+    staying |= {c: decision.refused[str(c.digest)] for c in usable if str(c.digest) in decision.refused}
+    return rows, [_refused(c, graph, facts, *why) for c, why in staying.items() if c not in alone]
+
+
+def _not_plannable(
+    candidate: Candidate, graph: RepositoryGraph, facts: _Facts, *, unread: bool
+) -> tuple[str, str] | None:
+    """Return why a candidate cannot even be considered: nothing is known of it, or not enough."""
+    if candidate.tag is not None and graph.tags.get(candidate.tag, "") != candidate.digest:
+        return "not_in_snapshot", ""
+    if candidate.digest is None:
+        return ("dangling" if (graph.repository, candidate.tag) in facts.dangling else "unread"), ""
+    if unread:
+        return "repository_not_read", ""
+    if facts.kind(graph.repository, candidate.digest) == "legacy":
+        return "legacy", ""
+    return ("unknown_age", "") if candidate.unknown_age else None
+
+
+def _may_go_alone(candidate: Candidate, refusal: tuple[str, str] | None, options: PlanOptions) -> bool:
+    """Return whether only the tag goes: its digest must stay, for reasons that do not concern the tag."""
+    if not options.untag or refusal is None or candidate.tag is None or options.protects(candidate.tag):
+        return False
+    return refusal[0] in {"kept_alias", "child_of_kept_index", "protected"}
+
+
+def _emptied(graph: RepositoryGraph, decision: _Decision, alone: set[str]) -> bool:
+    """Return whether no tag of a person's making would be left, of those that name something."""
+    left = any(
+        digest is not None and digest not in decision.going and tag not in alone and split_attached_tag(tag) is None
+        for tag, digest in graph.tags.items()
+    )
+    return bool(decision.going or alone) and not left
+
+
+def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, str], facts: _Facts) -> list[PlanRow]:
+    """Return the rows with every index before its children and every subject before what refers to it."""
+    needs = {
+        digest: tuple(
+            d
+            for d in dict.fromkeys((*graph.parents.get(digest, ()), *graph.subjects.get(digest, ())))
+            if d in decision.going
+        )
+        for digest in decision.going
+    }
+    first = sorted(decision.going, key=lambda d: (reasons.get(d) is None, graph.tags_of.get(d, ("~",)), d))
+    rows, done = [], set[str]()
+    for digest in _topological(first, needs):
+        role, along = decision.going[digest]
+        fields = facts.fields(graph.repository, digest)
+        rows.append(
+            PlanRow(
+                repository=graph.repository,
+                digest=digest,
+                tags=tuple(sorted(graph.tags_of.get(digest, ()))),
+                role=role,
+                reason=reasons.get(digest, ""),
+                because=None if along is None else f"{graph.repository}@{along}",
+                needs=tuple(f"{graph.repository}@{d}" for d in needs[digest] if d in done),
+                **fields,
+            )
+        )
+        done.add(digest)
+    return rows
+
+
+def _topological(digests: list[str], needs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Yield the digests, each after what it needs; a cycle, which hashes make all but impossible, is cut."""
+    done: set[str] = set()
+    for start in digests:
+        stack = [start]
+        waiting: set[str] = set()
+        while stack:
+            digest = stack[-1]
+            missing = [d for d in needs[digest] if d not in done and d not in waiting]
+            if missing and digest not in done:
+                waiting.add(digest)
+                stack.extend(missing)
+                continue
+            stack.pop()
+            if digest not in done:
+                done.add(digest)
+                yield digest
+
+
+def _reasons(candidates: Iterable[Candidate]) -> dict[str, str]:
+    reasons: dict[str, dict[str, None]] = {}
+    for candidate in candidates:
+        reasons.setdefault(str(candidate.digest), {})[candidate.reason] = None
+    return {digest: "; ".join(text for text in texts if text) for digest, texts in reasons.items()}
+
+
+def _row_for_tag(candidate: Candidate, facts: _Facts, graph: RepositoryGraph) -> PlanRow:
+    return PlanRow(
+        repository=candidate.repository,
+        digest=candidate.digest,
+        tags=(str(candidate.tag),),
+        action=DELETE_TAG,
+        reason=candidate.reason,
+        **facts.fields(graph.repository, str(candidate.digest)),
+    )
+
+
+def _refused(candidate: Candidate, graph: RepositoryGraph, facts: _Facts, refusal: str, particular: str) -> PlanRow:
+    detail = REFUSALS[refusal].format(particular or "another manifest")
+    tags = (candidate.tag,) if candidate.tag is not None else ()
+    fields = facts.fields(graph.repository, candidate.digest) if candidate.digest else {}
+    return PlanRow(
+        repository=candidate.repository,
+        digest=candidate.digest,
+        tags=tags,
+        reason=candidate.reason,
+        refusal=refusal,
+        detail=detail,
+        **fields,
+    )
+
+
+def _with_bytes(snapshot: Snapshot, rows: list[PlanRow]) -> tuple[list[PlanRow], int, bool]:
+    selection = Holders(snapshot).selection()
+    sized = []
+    for row in rows:
+        before = selection.bytes
+        if row.action == DELETE_MANIFEST:
+            selection.add(row.repository, str(row.digest))
+        sized.append(replace(row, freed_bytes=selection.bytes - before))
+    return sized, selection.bytes, selection.lower_bound
+
+
+class _Facts:
+    """What the tables say of a manifest, by repository and digest."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        known = snapshot.manifests[["repository", "digest", "kind", "media_type", "created", "content_bytes"]].astype(
+            "object"
+        )
+        self._rows = {(row[0], row[1]): row[2:] for row in known.itertuples(index=False, name=None)}
+        gone = snapshot.problems[(snapshot.problems["error"] == "dangling").fillna(value=False)]
+        self.dangling = set(zip(gone["repository"].astype("object"), gone["identifier"].astype("object"), strict=True))
+
+    def kind(self, repository: str, digest: str) -> str:
+        """Return the kind of a manifest, ``unknown`` where it was not read."""
+        return str(self._rows.get((repository, digest), ("unknown",))[0])
+
+    def fields(self, repository: str, digest: str) -> dict[str, Any]:
+        """Return the fields of a `PlanRow` that describe its manifest."""
+        row = self._rows.get((repository, digest))
+        if row is None:
+            return {}
+        kind, media_type, created, size = row
+        return {
+            "kind": str(kind),
+            "media_type": None if pd.isna(media_type) else str(media_type),
+            "created": None if pd.isna(created) else created.isoformat(),
+            "content_bytes": None if pd.isna(size) else int(size),
+        }

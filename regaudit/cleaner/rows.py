@@ -1,0 +1,207 @@
+"""What a plan is made of: candidates, as a person hands them in, and the rows that become of them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from regaudit.errors import UsageError
+from regaudit.inventory.snapshot import Snapshot
+from regaudit.reference import Digest
+from regaudit.text import clean
+
+DELETE_MANIFEST, DELETE_TAG, PUT_INDEX = "delete_manifest", "delete_tag", "put_index"
+
+# Why a candidate stays. The sentences are what a person reads; {0} is the particular.
+REFUSALS: Mapping[str, str] = {
+    "kept_alias": "deleting the digest would also delete {0}, which stays",
+    "protected": "the tag {0} is protected",
+    "child_of_kept_index": "the index {0} stays and needs it",
+    "repository_not_read": "something in the repository was not read, so that what needs it is not known",
+    "would_empty": "nothing would be left in the repository; allow_empty opts in",
+    "unknown_age": "age is the reason, and its age is not known",
+    "dangling": "its manifest is gone already; a registry cannot delete such a tag by digest",
+    "unread": "its manifest was not read and verified",
+    "legacy": "schema 1 may be a conversion whose digest the registry does not have",
+    "unverifiable": "its digest uses an algorithm that cannot be verified here",
+    "not_in_snapshot": "the snapshot does not have it at this digest",
+}
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """Return the fields of a value; `dataclasses.asdict` copies deeply and takes ten times as long."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What somebody would like to see gone: a tag, or a digest without tags, and why."""
+
+    repository: str
+    tag: str | None
+    digest: str | None
+    reason: str = ""
+    unknown_age: bool = False
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of the rows that it may have become: its digest, or its tag alone."""
+        whole = frozenset({f"{self.repository}@{self.digest}"})
+        return whole if self.tag is None else whole | {f"{self.repository}:{self.tag}"}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What was asked of the plan beside the candidates.
+
+    Attributes
+    ----------
+    protect : tuple of str
+        Shell-style patterns of tag names that never go.
+    include : tuple of str
+        Digests that may go with all their tags, those that are no candidates included.
+    allow_empty : bool
+        Whether a repository may be left without tags.
+    untag : bool
+        Whether a tag may go alone where its digest stays (`DELETE` by tag).
+    """
+
+    protect: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    allow_empty: bool = False
+    untag: bool = False
+
+    def protects(self, tag: str) -> bool:
+        """Return whether a tag never goes."""
+        return any(fnmatch.fnmatchcase(tag, pattern) for pattern in self.protect)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One thing that would go, or, in ``Plan.refused``, one that stays although it is a candidate.
+
+    Attributes
+    ----------
+    action : str
+        ``delete_manifest`` or ``delete_tag`` (``put_index`` is reserved for fallback indexes).
+    role : str
+        ``candidate``, or ``child``, ``referrer`` for what goes along.
+    tags : tuple of str
+        All tags on the digest (``delete_manifest``), or the one tag (``delete_tag``).
+    freed_bytes : int
+        What this row adds to the bytes that come back, in the order of the plan.
+    because : str or None
+        The key of the row that it goes along with.
+    needs : tuple of str
+        The keys of rows that must be gone before this one may go.
+    refusal, detail : str
+        Why it stays: a key of `REFUSALS`, and its sentence; empty for what goes.
+    """
+
+    repository: str
+    digest: str | None
+    tags: tuple[str, ...]
+    action: str = DELETE_MANIFEST
+    role: str = "candidate"
+    kind: str = "unknown"
+    media_type: str | None = None
+    created: str | None = None
+    content_bytes: int | None = None
+    freed_bytes: int = 0
+    reason: str = ""
+    because: str | None = None
+    needs: tuple[str, ...] = ()
+    refusal: str = ""
+    detail: str = ""
+
+    @property
+    def key(self) -> str:
+        """The row's name: ``repository@digest``, or ``repository:tag`` where only a tag goes."""
+        if self.action == DELETE_TAG or self.digest is None:
+            return f"{self.repository}:{self.tags[0] if self.tags else ''}"
+        return f"{self.repository}@{self.digest}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain values."""
+        return plain(self) | {"tags": list(self.tags), "needs": list(self.needs)}
+
+
+# -- what a person hands in ------------------------------------------------------------------
+
+
+def parse_candidates(snapshot: Snapshot, given: pd.DataFrame | Iterable[str]) -> tuple[Candidate, ...]:
+    """Return the candidates in a DataFrame or in texts ``repository:tag``, each once, in an order of their own.
+
+    Raises
+    ------
+    UsageError
+        Another registry's, or without the columns that name a tag; the message says which are needed.
+    """
+    if isinstance(given, str):
+        raise UsageError(f"{clean(given, 80)!r} is one text where several are expected: write [{clean(given, 80)!r}]")
+    frame = given if isinstance(given, pd.DataFrame) else _frame_of_names(given)
+    if "repository" not in frame.columns or not {"tag", "digest"} & set(frame.columns):
+        raise UsageError("candidates need the columns repository and tag, as stale_tags() returns them")
+    if "registry" in frame.columns and (odd := set(frame["registry"].dropna().astype(str)) - {snapshot.registry}):
+        raise UsageError(
+            f"the candidates are of {clean(min(odd), 80)}, the snapshot is of {clean(snapshot.registry, 80)}"
+        )
+    digests = _digests_by_tag(snapshot, set(frame["repository"].astype(str)))
+    columns = [name for name in ("repository", "tag", "digest", "reason", "age_days") if name in frame.columns]
+    records = frame[columns].astype("object").to_dict("records")
+    found = [
+        _candidate({k: v for k, v in record.items() if not pd.isna(v)}, digests, "age_days" in columns)
+        for record in records
+    ]
+    return _each_once(found)
+
+
+def _each_once(found: list[Candidate]) -> tuple[Candidate, ...]:
+    """Return each candidate once, with all its reasons, in an order that does not depend on how they came."""
+    same: dict[tuple[str, str, str], list[Candidate]] = {}
+    for candidate in found:
+        same.setdefault((candidate.repository, candidate.tag or "", candidate.digest or ""), []).append(candidate)
+    return tuple(_joined(same[key]) for key in sorted(same))
+
+
+def _joined(same: list[Candidate]) -> Candidate:
+    if len(same) == 1:
+        return same[0]
+    reasons = sorted({candidate.reason for candidate in same if candidate.reason})
+    return replace(same[0], reason="; ".join(reasons), unknown_age=all(candidate.unknown_age for candidate in same))
+
+
+def _candidate(record: dict[str, Any], digests: Mapping[tuple[str, str], str | None], aged: bool) -> Candidate:  # noqa: FBT001
+    repository, tag = str(record.get("repository", "")), record.get("tag")
+    if not repository or (tag is None and "digest" not in record):
+        raise UsageError("a candidate names a repository and a tag, or a repository and a digest")
+    digest = record.get("digest", digests.get((repository, tag)) if tag is not None else None)
+    reason = str(record.get("reason", ""))
+    return Candidate(
+        repository=repository,
+        tag=None if tag is None else str(tag),
+        digest=None if digest is None else str(Digest(str(digest))),
+        reason=reason,
+        # as stale_tags words it; rows of other questions have no age, and need none
+        unknown_age=aged and "age_days" not in record and (not reason or "older than" in reason),
+    )
+
+
+def _digests_by_tag(snapshot: Snapshot, repositories: set[str]) -> dict[tuple[str, str], str | None]:
+    mine = snapshot.tags[snapshot.tags["repository"].isin(repositories)]
+    columns = mine[["repository", "tag", "digest"]].astype("object").itertuples(index=False, name=None)
+    return {(repository, tag): digest if isinstance(digest, str) else None for repository, tag, digest in columns}
+
+
+def _frame_of_names(names: Iterable[str]) -> pd.DataFrame:
+    pairs = []
+    for name in names:
+        repository, colon, tag = str(name).rpartition(":")
+        if not colon or "/" in tag:
+            raise UsageError(f"{clean(name, 120)!r} names no tag: write repository:tag")
+        pairs.append((repository, tag))
+    return pd.DataFrame(pairs, columns=["repository", "tag"])
