@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from regaudit.inventory.snapshot import Snapshot
     from regaudit.manifest import Descriptor, ImageConfig, Index, Manifest, digest_of_document, parse_manifest
     from regaudit.notebook.form import ReviewForm, review
-    from regaudit.reference import Digest, Platform, Reference, parse_reference, parse_registry
+    from regaudit.reference import (
+        Digest,
+        Platform,
+        Reference,
+        parse_index,
+        parse_reference,
+        parse_registry,
+        parse_repo,
+        parse_repo_and_ref,
+        parse_repo_and_tag,
+    )
 
 _HOMES = {
     "regaudit.analysis.footprint": ("footprint", "reclaimable_bytes"),
@@ -43,7 +53,17 @@ _HOMES = {
     "regaudit.inventory.snapshot": ("Snapshot",),
     "regaudit.manifest": ("Descriptor", "ImageConfig", "Index", "Manifest", "digest_of_document", "parse_manifest"),
     "regaudit.notebook.form": ("ReviewForm", "review"),
-    "regaudit.reference": ("Digest", "Platform", "Reference", "parse_reference", "parse_registry"),
+    "regaudit.reference": (
+        "Digest",
+        "Platform",
+        "Reference",
+        "parse_index",
+        "parse_reference",
+        "parse_registry",
+        "parse_repo",
+        "parse_repo_and_ref",
+        "parse_repo_and_tag",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

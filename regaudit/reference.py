@@ -11,7 +11,7 @@ import hashlib
 import ipaddress
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from regaudit.errors import InvalidReference
@@ -163,11 +163,16 @@ class Reference:
     digest: Digest | None = None
 
     @property
-    def familiar(self) -> str:
+    def local_name(self) -> str:
         """The shortest name that means the same: ``mongo``, ``quay.io/team/app``."""
         if not self.registry.official:
             return f"{self.registry.host}/{self.repository}"
         return self.repository.removeprefix("library/")
+
+    @property
+    def canonical_name(self) -> str:
+        """The local name with its registry in front: ``docker.io/mongo``, ``quay.io/team/app``."""
+        return f"{DOCKER_HUB}/{self.local_name}" if self.registry.official else self.local_name
 
     def __str__(self) -> str:
         tag = "" if self.tag is None else f":{self.tag}"
@@ -175,13 +180,20 @@ class Reference:
         return f"{self.registry.host}/{self.repository}{tag}{digest}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return registry, repository, tag and digest as plain values."""
-        return {
-            "registry": self.registry.to_dict(),
-            "repository": self.repository,
-            "tag": self.tag,
-            "digest": None if self.digest is None else str(self.digest),
+        """Return index, official, remoteName, localName, canonicalName, and tag and digest where there are.
+
+        These are the field names of the node client docker-registry-client, for scripts that come from it.
+        """
+        fields: dict[str, Any] = {
+            "index": self.registry.to_dict(),
+            "official": self.registry.official,
+            "remoteName": self.repository,
+            "localName": self.local_name,
+            "canonicalName": self.canonical_name,
         }
+        if self.tag is not None:
+            fields["tag"] = self.tag
+        return fields if self.digest is None else {**fields, "digest": str(self.digest)}
 
 
 def is_repository(name: object) -> bool:
@@ -268,6 +280,64 @@ def parse_reference(text: str) -> Reference:
     >>> str(parse_reference("mongo:7"))
     'docker.io/library/mongo:7'
     """
+    return _parse_name(text, RegistryName(DOCKER_HUB))
+
+
+def parse_index(text: str | None = None) -> RegistryName:
+    """Return the registry that a person typed, as `parse_registry` does; Docker Hub where nothing was."""
+    return RegistryName(DOCKER_HUB) if text is None else parse_registry(text)
+
+
+def parse_repo(text: str, default_index: str | RegistryName | None = None) -> Reference:
+    """Return the repository that a person typed, without tag or digest.
+
+    Parameters
+    ----------
+    text : str
+        ``mongo``, ``team/app``, ``quay.io/team/app``, ``https://quay.io/team/app``.
+    default_index : str or RegistryName, optional
+        The registry of a name that has none in front; Docker Hub unless given.
+
+    Raises
+    ------
+    InvalidReference
+        Outside the grammar, or with a tag or digest.
+
+    Examples
+    --------
+    >>> parse_repo("mongo").canonical_name, parse_repo("team/app", "quay.io").local_name
+    ('docker.io/mongo', 'quay.io/team/app')
+    """
+    reference = _parse_name(text, _index(default_index))
+    if reference.tag is not None or reference.digest is not None:
+        raise InvalidReference(
+            f"{_quoted(text)} has a tag or a digest: write {clean(reference.local_name, 300)!r} alone"
+        )
+    return reference
+
+
+def parse_repo_and_ref(text: str, default_index: str | RegistryName | None = None) -> Reference:
+    """Return the repository that a person typed, with its tag and digest.
+
+    Without either, the tag is ``latest``. `parse_repo_and_tag` is the same.
+
+    Examples
+    --------
+    >>> parse_repo_and_ref("mongo").tag
+    'latest'
+    """
+    reference = _parse_name(text, _index(default_index))
+    return replace(reference, tag="latest") if reference.tag is None and reference.digest is None else reference
+
+
+parse_repo_and_tag = parse_repo_and_ref
+
+
+def _index(default: str | RegistryName | None) -> RegistryName:
+    return default if isinstance(default, RegistryName) else parse_index(default)
+
+
+def _parse_name(text: str, default: RegistryName) -> Reference:
     scheme, rest = _split_scheme(text)
     name, at, digest_text = rest.partition("@")
     if scheme and "/" in digest_text:
@@ -277,7 +347,7 @@ def parse_reference(text: str) -> Reference:
     if scheme or (slash and ("." in head or ":" in head or head == "localhost")):
         registry, path = parse_registry(f"{scheme}://{head}" if scheme else head), tail
     else:
-        registry, path = RegistryName(DOCKER_HUB), name
+        registry, path = default, name
     repository, colon, tag = path.partition(":")
     if not repository:
         raise InvalidReference(f"{_quoted(text)} names no repository: write {registry.host}/REPOSITORY")

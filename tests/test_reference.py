@@ -292,7 +292,7 @@ def test_a_registry_reads_back_as_itself(registry):
 def test_a_reference_is_read_in_full_and_in_the_familiar_forms(text, registry, repository, familiar, tag, digest):
     reference = parse_reference(text)
     assert reference.registry.host == registry
-    assert reference.familiar == familiar
+    assert reference.local_name == familiar
     assert (reference.repository, reference.tag, reference.digest) == (repository, tag, digest)
     assert (
         parse_reference(str(reference)).to_dict()
@@ -302,10 +302,11 @@ def test_a_reference_is_read_in_full_and_in_the_familiar_forms(text, registry, r
 
 def test_a_typed_scheme_is_kept_beside_the_registry():
     assert parse_reference("https://quay.io/trentm/foo").to_dict() == {
-        "registry": {"name": "quay.io", "official": False, "scheme": "https"},
-        "repository": "trentm/foo",
-        "tag": None,
-        "digest": None,
+        "index": {"name": "quay.io", "official": False, "scheme": "https"},
+        "official": False,
+        "remoteName": "trentm/foo",
+        "localName": "quay.io/trentm/foo",
+        "canonicalName": "quay.io/trentm/foo",
     }
 
 
@@ -367,14 +368,14 @@ def test_a_reference_reads_back_as_itself(registry, repository, tag, digest):
     assume("." in registry.host or ":" in registry.host or registry.host == "localhost")
     reference = Reference(RegistryName(registry.host), repository, tag, digest)
     assert parse_reference(str(reference)) == reference
-    assert parse_reference(f"{reference.familiar}:x").repository == repository
+    assert parse_reference(f"{reference.local_name}:x").repository == repository
 
 
 @given(st.from_regex(r"[a-z0-9]{2,8}/[a-z0-9]{1,8}|[a-z0-9]{1,8}", fullmatch=True))
 def test_a_familiar_name_on_docker_hub_reads_back_as_itself(text):
     assume(not text.startswith(("library/", "localhost/")))
     reference = parse_reference(text)
-    assert reference.familiar == text
+    assert reference.local_name == text
     assert parse_reference(str(reference)) == reference
 
 
