@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from regaudit.analysis.plots import plot_ages, plot_sharing, plot_storage
     from regaudit.analysis.report import report
     from regaudit.analysis.tags import duplicate_tags, stale_tags
-    from regaudit.cleaner.cleaner import Cleaner, Outcome, Run
+    from regaudit.cleaner.cleaner import Cleaner
     from regaudit.cleaner.journal import Journal
+    from regaudit.cleaner.outcomes import Outcome, Run
     from regaudit.cleaner.plan import Approval, Plan, plan
     from regaudit.cleaner.rows import PlanRow
     from regaudit.client.registry import Registry, Repository
@@ -43,8 +44,9 @@ _HOMES = {
     "regaudit.analysis.plots": ("plot_ages", "plot_sharing", "plot_storage"),
     "regaudit.analysis.report": ("report",),
     "regaudit.analysis.tags": ("duplicate_tags", "stale_tags"),
-    "regaudit.cleaner.cleaner": ("Cleaner", "Outcome", "Run"),
+    "regaudit.cleaner.cleaner": ("Cleaner",),
     "regaudit.cleaner.journal": ("Journal",),
+    "regaudit.cleaner.outcomes": ("Outcome", "Run"),
     "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),
     "regaudit.cleaner.rows": ("PlanRow",),
     "regaudit.client.registry": ("Registry", "Repository"),

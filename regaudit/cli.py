@@ -24,8 +24,8 @@ from regaudit.text import clean, human_bytes, owned_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from regaudit.cleaner.cleaner import Outcome, Run
     from regaudit.cleaner.journal import Journal
+    from regaudit.cleaner.outcomes import Outcome, Run
     from regaudit.client.registry import Registry
     from regaudit.inventory.snapshot import Snapshot
 
@@ -433,7 +433,7 @@ def journal() -> None:
 @_journal
 def journal_show(host: str | None, journal_path: str | None) -> None:
     """List the runs: when, what kind, who approved, and what became of the rows."""
-    from regaudit.cleaner.cleaner import recorded_run
+    from regaudit.cleaner.outcomes import recorded_run
 
     with _open_journal(host, journal_path) as opened:
         for started in opened.runs():

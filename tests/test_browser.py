@@ -71,7 +71,7 @@ def form_over(count: int, after: str = "", reason: str = "") -> str:
 import time
 from types import SimpleNamespace
 from builders import Build, days_before
-from regaudit.cleaner.cleaner import Outcome, Run
+from regaudit.cleaner.outcomes import Outcome, Run
 from regaudit.cleaner.plan import plan
 from regaudit.notebook.form import review
 

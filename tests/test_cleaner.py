@@ -18,9 +18,10 @@ from hostile import Cut, Hostile, error, redirect, reply
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regaudit.cleaner import cleaner as module
+from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
+from regaudit.cleaner.outcomes import GONE
 from regaudit.cleaner.plan import plan
 from regaudit.client.registry import Registry
 from regaudit.errors import JournalError, PlanError, Refused
@@ -36,8 +37,8 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     """Nobody waits half a minute here for a registry to show a deletion."""
-    monkeypatch.setattr(module, "_VISIBLE_AFTER", 0.0)
-    monkeypatch.setattr(module, "_LOOK_EVERY", (0.01,))
+    monkeypatch.setattr(execution, "_VISIBLE_AFTER", 0.0)
+    monkeypatch.setattr(execution, "_LOOK_EVERY", (0.01,))
 
 
 # -- what a registry holds -------------------------------------------------------------------
@@ -241,6 +242,46 @@ def test_progress_hears_each_outcome_and_the_run_is_what_the_journal_says(shop):
     assert shop.journal.verify() == 2 + 2 * 5
 
 
+def selected(whole, *tags):
+    return whole.select([row.key for row in whole.rows if set(row.tags) & set(tags)]).approve("Ada")
+
+
+def test_the_last_run_of_a_plan_may_be_one_of_a_selection_of_it(shop):
+    for name in ("a", "b", "c"):
+        image(shop.store, APP, name, name)
+    whole = shop.plan("a", "b", "c")
+    first, second = selected(whole, "a", "b"), selected(whole, "c")
+    assert shop.cleaner.last_run(whole) is None
+    run = shop.execute(first)
+    assert shop.cleaner.last_run(whole) == shop.cleaner.last_run(first) == run
+    assert shop.cleaner.last_run(second) is None
+    shop.cleaner.undo(run)
+    assert shop.cleaner.last_run(whole) == run
+    newer = shop.execute(second)
+    assert shop.cleaner.last_run(whole) == shop.cleaner.last_run(second) == newer
+    assert shop.cleaner.last_run(first) == run
+
+
+def test_a_run_of_another_snapshot_is_no_run_of_the_plan_although_the_rows_are_the_same(shop):
+    image(shop.store, APP, "a", "a")
+    made, later = shop.plan("a"), shop.plan("a")
+    run = shop.execute(made)
+    assert made.rows == later.rows
+    assert shop.cleaner.last_run(later) is None
+    assert shop.cleaner.last_run(made) == run
+
+
+def test_in_a_journal_of_before_snapshots_were_noted_a_plan_is_found_by_its_hash(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    whole = shop.plan("a", "b")
+    part = selected(whole, "a")
+    rows = [row.to_dict() for row in part.rows]
+    shop.journal.record("old", "started", kind="delete", registry=part.registry, plan_hash=part.hash, rows=rows)
+    assert shop.cleaner.last_run(part).id == "old"
+    assert shop.cleaner.last_run(whole) is None
+
+
 # -- what changed after the review -----------------------------------------------------------
 
 
@@ -275,7 +316,7 @@ def test_a_tag_that_was_moved_survives_and_so_does_the_reviewed_digest(shop):
 
 
 def test_a_kept_tag_that_moves_onto_a_digest_of_the_plan_is_seen_when_all_tags_are_due_again(shop, monkeypatch):
-    monkeypatch.setattr(module, "_LOOK_AT_ALL_AFTER", 0.0)
+    monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
     image(shop.store, APP, "a", "a")
     second = image(shop.store, APP, "b", "b")
     run = shop.execute(shop.plan("a", "b"), progress=lambda _: shop.store.set_tag(APP, "keep", second))
@@ -492,7 +533,7 @@ def test_the_outcome_is_what_a_read_shows_and_the_table_says(front, case):
     first = run.outcomes[0]
     gone = first.digest not in front.shop.store.digests(APP)
     assert first.outcome == word, first.detail
-    assert (word in module.GONE) == gone
+    assert (word in GONE) == gone
     assert (len(front.deletes) > 1 + case.startswith("404 after")) == goes_on
     assert front.shop.journal.last(run.id, first.key, "outcome").data["outcome"] == word
 
@@ -505,7 +546,7 @@ def test_a_wait_that_the_registry_asks_for_is_kept_and_then_it_goes_on(front):
 
 
 def test_a_deletion_that_shows_late_is_waited_for(front, monkeypatch):
-    monkeypatch.setattr(module, "_VISIBLE_AFTER", 30.0)
+    monkeypatch.setattr(execution, "_VISIBLE_AFTER", 30.0)
     late = []
 
     def remember(seen, forward):
@@ -524,7 +565,7 @@ def test_a_deletion_that_shows_late_is_waited_for(front, monkeypatch):
 
 
 def test_a_reply_that_was_lost_while_the_deletion_goes_on_is_waited_for_too(front, monkeypatch):
-    monkeypatch.setattr(module, "_VISIBLE_AFTER", 30.0)
+    monkeypatch.setattr(execution, "_VISIBLE_AFTER", 30.0)
     looks = []
 
     def show(seen, forward):
@@ -722,7 +763,7 @@ COUNTER = itertools.count()
 def test_whatever_others_do_between_two_rows_only_reviewed_digests_go_and_nothing_that_stays_breaks(
     playground, monkeypatch, before, during, chosen
 ):
-    monkeypatch.setattr(module, "_LOOK_AT_ALL_AFTER", 0.0)
+    monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
     store, door, folder = playground
     repository = f"play/n{next(COUNTER)}"
     plain = [image(store, repository, f"m{n}", f"t{n}") for n in range(3)]
@@ -783,16 +824,16 @@ def test_an_interrupt_is_recorded_and_the_row_under_way_is_unknown(shop, monkeyp
     for name in ("a", "b"):
         image(shop.store, APP, name, name)
     made = shop.plan("a", "b")
-    alive, delete = module._alive, module.write.delete_manifest
+    alive, delete = execution._alive, execution.write.delete_manifest
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((module.write, "delete_manifest") if when == "before" else (module, "_alive")), interrupt)
+        patch.setattr(*((execution.write, "delete_manifest") if when == "before" else (execution, "_alive")), interrupt)
         run = shop.execute(made)
-    assert (module._alive, module.write.delete_manifest) == (alive, delete)
+    assert (execution._alive, execution.write.delete_manifest) == (alive, delete)
     assert words(run) == {"a": "unknown"}
     assert run.stopped
     again = shop.execute(made)
@@ -803,7 +844,7 @@ def test_an_interrupt_is_recorded_and_the_row_under_way_is_unknown(shop, monkeyp
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from regaudit.cleaner import cleaner as module
+from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.plan import Plan
@@ -826,9 +867,9 @@ def die_at(place, name, late=False):
 
 points = {
     "before intent": (Journal, "record_intent"), "after intent": (Journal, "record_intent", True),
-    "after DELETE": (module, "_alive"), "before outcome": (module, "_record_outcome"),
-    "after outcome": (module, "_record_outcome", True), "while looking": (module._Execution, "_look"),
-    "while checking": (module._Execution, "_check_kept"),
+    "after DELETE": (execution, "_alive"), "before outcome": (execution, "record_outcome"),
+    "after outcome": (execution, "record_outcome", True), "while looking": (execution.Execution, "_look"),
+    "while checking": (execution.Execution, "_check_kept"),
 }
 die_at(*points[point])
 with Registry(host) as registry:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from builders import Build, days_before
 
-from regaudit.cleaner.cleaner import Outcome, Run
+from regaudit.cleaner.outcomes import Outcome, Run
 from regaudit.cleaner.plan import Plan, plan
 from regaudit.cleaner.rows import PlanRow
 from regaudit.errors import PlanError, RegistryError, UsageError

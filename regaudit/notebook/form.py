@@ -28,15 +28,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anywidget
 import pandas as pd
 
+from regaudit.cleaner.outcomes import UNDOABLE
 from regaudit.cleaner.plan import Plan
 from regaudit.cleaner.rows import DELETE_TAG, PlanRow
 from regaudit.errors import RegauditError, UsageError
 from regaudit.text import clean, escape, human_age, human_bytes, isoformat, parse_time, redact
 
 if TYPE_CHECKING:
-    from regaudit.cleaner.cleaner import Cleaner, Outcome, Run
+    from regaudit.cleaner.cleaner import Cleaner
+    from regaudit.cleaner.outcomes import Outcome, Run
 
-_log = logging.getLogger("regaudit")
+_log = logging.getLogger("regaudit.notebook")
 
 CHOOSE, REVIEW, DELETING, DONE, UNDOING = "choose", "review", "deleting", "done", "undoing"
 ROWS, REFUSED = "rows", "refused"
@@ -50,8 +52,6 @@ _MAX_PAGE = 200
 # Ten views a second are as many as people see; more would only fill the connection.
 _SECONDS_BETWEEN_VIEWS = 0.1
 
-# Outcomes after which something may be gone that undo can put back.
-_UNDOABLE = frozenset({"deleted", "deleted_unconfirmed", "not_deleted", "unknown"})
 _UNDONE = frozenset({"restored", "already_there"})
 _OUTCOME_COLUMNS = ("key", "repository", "digest", "tags", "action", "outcome", "detail", "at")
 
@@ -501,7 +501,7 @@ class ReviewForm(anywidget.AnyWidget):
             return
         self._armed, self.run, self.undo_run = False, run, None
         self._deleted, self._restored = {outcome.key: outcome for outcome in run.outcomes}, {}
-        self._expected = sum(outcome.outcome in _UNDOABLE for outcome in run.outcomes)
+        self._expected = sum(outcome.outcome in UNDOABLE for outcome in run.outcomes)
         self._start(UNDOING, lambda: self._undo(run))
 
     def _do_keep(self, _message: Message) -> None:
@@ -524,16 +524,16 @@ class ReviewForm(anywidget.AnyWidget):
             self._show_soon()
 
     def _undoable(self) -> Run | None:
-        """Return the run that Undo would put back: the one of this form, or else an earlier one of the same plan."""
+        """Return the run that Undo would put back: the one of this form, or else an earlier one of the same plan or a part of it."""
         run = self.run or self._previous
-        if run is None or self.stage in _RUNNING or not any(o.outcome in _UNDOABLE for o in run.outcomes):
+        if run is None or self.stage in _RUNNING or not any(o.outcome in UNDOABLE for o in run.outcomes):
             return None
         undo = self.undo_run
         whole = undo is not None and not undo.stopped and all(o.outcome in _UNDONE for o in undo.outcomes)
         return None if whole else run
 
     def _look_for_previous(self) -> None:
-        """Ask the journal, beside the page, whether this plan already ran: its hash takes a while to compute."""
+        """Ask the journal, beside the page, whether this plan or a part of it already ran: its hash takes a while to compute."""
         with self._lock:
             if self._lookup is not None:
                 return
@@ -682,7 +682,7 @@ class ReviewForm(anywidget.AnyWidget):
         run = self._undoable()
         if run is None:
             return None
-        return {"armed": self._armed, "count": sum(outcome.outcome in _UNDOABLE for outcome in run.outcomes)}
+        return {"armed": self._armed, "count": sum(outcome.outcome in UNDOABLE for outcome in run.outcomes)}
 
     def _notice(self) -> str:
         run = self._previous
@@ -690,7 +690,7 @@ class ReviewForm(anywidget.AnyWidget):
             return ""
         when = max((outcome.at for outcome in run.outcomes), default=None)
         ended = f" on {isoformat(when)}" if when else ""
-        return f"This plan already ran{ended} (run {clean(run.id, 80)}): {_counted(run.outcomes)}."
+        return f"This plan, or part of it, already ran{ended} (run {clean(run.id, 80)}): {_counted(run.outcomes)}."
 
     # Looking changes nothing, and Stop must never be refused: these are taken from any view.
     _commands: ClassVar[Mapping[str, _Command]] = {

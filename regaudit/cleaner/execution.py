@@ -1,0 +1,434 @@
+"""Execution: one approved plan, row by row, each looked at just before and just after.
+
+A registry offers no "delete if unchanged". What can be done about that is done here: everything is
+read again just before, the intent and the bytes are on the disk before the request leaves, and the
+outcome is what a read afterwards shows, not what the status code said.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from regaudit.cleaner.journal import Journal
+from regaudit.cleaner.outcomes import (
+    BUSY,
+    GONE,
+    STOPS_REGISTRY,
+    STOPS_REPOSITORY,
+    UNSETTLED,
+    Outcome,
+    Report,
+    Run,
+    Stop,
+    classify,
+    classify_unread,
+    ended,
+    may_take_effect,
+    new_run,
+    record_outcome,
+    recorded_run,
+    runs_of,
+)
+from regaudit.cleaner.plan import Plan
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PlanRow
+from regaudit.client import v2, write
+from regaudit.client.exchange import Conversation, Request, Response, Session, Wait
+from regaudit.client.registry import Registry
+from regaudit.errors import NotFound, RegistryError
+from regaudit.manifest import AnyManifest, Index
+from regaudit.reference import Digest, attached_tag, split_attached_tag
+from regaudit.text import clean, redact
+
+logger = logging.getLogger("regaudit.cleaner")
+
+# How long a registry may take to show that a manifest is gone, and how often to look (seconds).
+_VISIBLE_AFTER = 30.0
+_LOOK_EVERY = (0.2, 0.5, 1.0, 2.0)
+# So many tags are read one after the other: starting a pool for them would take longer.
+_FEW = 3
+# Between two rows only their own tags and new names are read; after so many seconds all tags are again.
+_LOOK_AT_ALL_AFTER = 60.0
+# Nobody nests indexes this deep; without an end, a hostile registry could keep it reading.
+_DEEPEST = 8
+
+
+@dataclass(slots=True)
+class _Now:
+    """What a repository looks like just before a deletion.
+
+    Attributes
+    ----------
+    reviewed : set
+        Digests that the plan took into account: its rows', and those that had a tag when it was made.
+    known : set
+        Digests whose references need no more reading: they were reviewed, or they were followed.
+    tags : dict
+        Every tag that is listed, with its digest; None where its manifest is gone.
+    seen : dict
+        Every tag that was seen with a digest since the run began.
+    referenced : dict
+        What came after the review and needs a digest: its tag.
+    all_again : float
+        When all tags are due to be read again, on the monotonic clock.
+    """
+
+    repository: str
+    reviewed: set[str]
+    known: set[str] = field(init=False)
+    tags: dict[str, str | None] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
+    referenced: dict[str, str] = field(default_factory=dict)
+    all_again: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.known = set(self.reviewed)
+
+
+class Execution:
+    """One execution of an approved plan, repository by repository, each row looked at before and after."""
+
+    def __init__(
+        self, registry: Registry, journal: Journal, plan: Plan, progress: Report | None, stop: threading.Event | None
+    ) -> None:
+        self._registry, self._journal, self._plan = registry, journal, plan
+        self._session = registry.session
+        self._report = progress or (lambda _: None)
+        self._stop = stop or threading.Event()
+        self._run = new_run()
+        self._rows: dict[str, list[PlanRow]] = {}
+        for row in plan.rows:
+            self._rows.setdefault(row.repository, []).append(row)
+        self._asked: set[str] = set()
+        self._gone: set[str] = set()
+        self._untags = True
+        self._earlier = runs_of(journal, plan.hash)
+
+    def run(self) -> Run:
+        """Delete every row that still is as it was reviewed, and return what became of each."""
+        plan = self._plan
+        assert plan.approval is not None  # noqa: S101 -- Plan.check said so
+        self._journal.record(
+            self._run,
+            "started",
+            kind="delete",
+            registry=plan.registry,
+            taken_at=plan.taken_at,
+            plan_hash=plan.hash,
+            approval=plan.approval.to_dict(),
+            rows=[row.to_dict() for row in plan.rows],
+        )
+        with ended(self._journal, self._run):
+            for repository, rows in self._rows.items():
+                self._clean(repository, rows)
+        return recorded_run(self._journal, self._run)
+
+    def _clean(self, repository: str, rows: list[PlanRow]) -> None:
+        # What had a tag when the plan was made was looked at then, with all that it refers to.
+        tagged = {digest for digest in self._plan.state.get(repository, {}).values() if digest is not None}
+        now = _Now(repository, tagged.union(str(row.digest) for row in rows))
+        try:
+            self._look(now)
+        except RegistryError as error:
+            word, detail = classify_unread(error)
+            for row in rows:
+                self._conclude(row, word, detail)
+            if word in STOPS_REGISTRY:
+                raise Stop from None
+            return
+        stopped = self._work(rows, now)
+        self._check_kept(rows, now)
+        if stopped:
+            raise Stop
+
+    def _work(self, rows: list[PlanRow], now: _Now) -> bool:
+        """Delete rows one by one, and return whether nothing more may be sent to the registry."""
+        for row in rows:
+            if self._stop.is_set():
+                return True
+            word = self._one(row, now)
+            if word in STOPS_REGISTRY:
+                return True
+            if word in STOPS_REPOSITORY:
+                return False
+        return False
+
+    def _one(self, row: PlanRow, now: _Now) -> str:
+        """Delete one row, if everything still is as it was reviewed, and return its outcome."""
+        try:
+            if obstacle := self._obstacle(row, now):
+                return self._conclude(row, *obstacle)
+        except RegistryError as error:
+            return self._conclude(row, *classify_unread(error))
+        try:
+            manifest = self._registry.run(v2.get_manifest(self._session, row.repository, str(row.digest)))
+        except NotFound:
+            return self._conclude(row, *self._absent(row))
+        except RegistryError as error:
+            return self._conclude(row, *classify_unread(error))
+        return self._delete(row, manifest, now)
+
+    def _obstacle(self, row: PlanRow, now: _Now) -> tuple[str, str] | None:
+        """Look again, and return the outcome of a row that is not to be asked for."""
+        if missing := [key for key in row.needs if key not in self._gone]:
+            return "skipped", f"{missing[0]} stays, and this may go only after it"
+        if row.action == DELETE_TAG and not self._untags:
+            return "refused_by_registry", "the registry does not delete by tag"
+        self._look(now, row)
+        if reason := self._changed(row, now):
+            return "skipped", reason
+        if row.action == DELETE_TAG and now.tags.get(row.tags[0]) is None:
+            return self._absent(row)
+        return None
+
+    def _absent(self, row: PlanRow) -> tuple[str, str]:
+        if self._unfinished_before(row):
+            return "deleted_unconfirmed", "an earlier run had asked for it"
+        return "already_absent", "it was not there any more"
+
+    def _delete(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> str:
+        on_digest = sorted(tag for tag, digest in now.tags.items() if digest == row.digest)
+        self._journal.record_intent(
+            self._run,
+            row.key,
+            digest=str(row.digest),
+            media_type=manifest.media_type,
+            raw=manifest.raw,
+            repository=row.repository,
+            tags=[tag for tag in on_digest if tag in row.tags],
+            aliases=[tag for tag in on_digest if tag not in row.tags],
+            action=row.action,
+        )
+        self._asked.add(row.key)
+        statuses: list[int] = []
+        try:
+            reply: Response | RegistryError = self._registry.run(_noting(self._request(row), statuses))
+        except RegistryError as error:
+            reply = error
+        alive = self._registry.run(_alive(self._session, row, patient=may_take_effect(reply)))
+        tag_only = row.action == DELETE_TAG
+        again = not BUSY.isdisjoint(statuses) or self._unfinished_before(row)
+        word, detail = classify(reply, alive=alive, tag_only=tag_only, again=again, patience=_VISIBLE_AFTER)
+        if tag_only:
+            word, detail = self._check_untagged(row, word, detail)
+        if word in GONE:
+            for tag in row.tags:
+                now.tags.pop(tag, None)
+        return self._conclude(row, word, detail)
+
+    def _request(self, row: PlanRow) -> Conversation[Response]:
+        if row.action == DELETE_TAG:
+            return write.delete_tag(self._session, row.repository, row.tags[0])
+        return write.delete_manifest(self._session, row.repository, Digest(str(row.digest)))
+
+    def _check_untagged(self, row: PlanRow, word: str, detail: str) -> tuple[str, str]:
+        """Look whether only the tag went: there are registries that delete its manifest with every other tag."""
+        self._untags = self._untags and word != "refused_by_registry"
+        if word not in GONE:
+            return word, detail
+        try:
+            kept = self._registry.run(is_there(self._session, row.repository, str(row.digest)))
+        except RegistryError as error:
+            return "unknown", f"whether only the tag went could not be read: {error}"
+        return (word, detail) if kept else ("lost", "the registry deleted the manifest with its tag: undo puts it back")
+
+    def _conclude(self, row: PlanRow, word: str, detail: str = "") -> str:
+        outcome = Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, redact(detail, 400))
+        record_outcome(self._journal, self._run, outcome)
+        if word in GONE:
+            self._gone.add(row.key)
+        self._report(outcome)
+        return word
+
+    def _unfinished_before(self, row: PlanRow) -> bool:
+        """Return whether an earlier run of this plan asked for this deletion and never learned the outcome."""
+        for run in reversed(self._earlier):
+            if self._journal.last(run, row.key, "intent"):
+                known = self._journal.last(run, row.key, "outcome")
+                return known is None or known.data["outcome"] in UNSETTLED
+        return False
+
+    # -- what the registry looks like now -----------------------------------------------------
+
+    def _look(self, now: _Now, row: PlanRow | None = None) -> None:
+        """Read the list of tags, and of these any new name and those on a row; all of them where that is due."""
+        names = self._registry.run(v2.tags(self._session, now.repository)).all()
+        now.tags = {name: now.tags[name] for name in names if name in now.tags}
+        if row is None or time.monotonic() >= now.all_again:
+            now.all_again = time.monotonic() + _LOOK_AT_ALL_AFTER
+            self._read(names, now)
+        else:
+            aliases = {tag for tag, digest in now.tags.items() if digest == row.digest} | set(row.tags)
+            self._read([name for name in names if name not in now.tags or name in aliases], now)
+        if row is not None and row.action == DELETE_MANIFEST:
+            self._read_referrers(row, now)
+
+    def _read(self, names: Iterable[str], now: _Now) -> None:
+        """Read tags, and what those that changed since the review refer to."""
+        state = self._plan.state.get(now.repository, {})
+        for tag, digest in self._digests(now.repository, names).items():
+            now.tags[tag] = digest
+            if digest is None:
+                continue
+            now.seen[tag] = digest
+            parts = split_attached_tag(tag)
+            if parts is not None and state.get(tag) != digest:
+                now.referenced[parts[0]] = tag
+            if digest not in now.known:
+                self._follow(digest, tag, now)
+
+    def _digests(self, repository: str, names: Iterable[str]) -> dict[str, str | None]:
+        """Return what tags point to now, None where the manifest is gone."""
+        asked = {name: tag_digest(self._session, repository, name) for name in names}
+        if len(asked) <= _FEW:
+            return {name: self._registry.run(conversation) for name, conversation in asked.items()}
+        found: dict[str, str | None] = {}
+        with self._registry.bulk() as bulk:
+            for name, conversation in asked.items():
+                bulk.submit(name, conversation)
+            for result in bulk.results():
+                if result.error is not None:
+                    raise result.error
+                found[str(result.key)] = result.value
+        return found
+
+    def _follow(self, digest: str, tag: str, now: _Now, depth: int = 0) -> None:
+        """Note what a manifest that the plan does not know of refers to."""
+        now.known.add(digest)
+        try:
+            manifest = self._registry.run(v2.get_manifest(self._session, now.repository, digest))
+        except NotFound:
+            return
+        below = [child.digest for child in manifest.manifests] if isinstance(manifest, Index) else []
+        about = [manifest.subject.digest] if manifest.subject is not None else []
+        now.referenced.update(dict.fromkeys((*below, *about), tag))
+        for child in below:
+            if child not in now.known and depth < _DEEPEST:
+                self._follow(child, tag, now, depth + 1)
+
+    def _read_referrers(self, row: PlanRow, now: _Now) -> None:
+        listed = self._registry.run(v2.listed_referrers(self._session, row.repository, Digest(str(row.digest))))
+        for descriptor in listed or ():
+            if descriptor.digest in now.reviewed:
+                continue
+            # some registries go on listing what is gone
+            if self._registry.run(is_there(self._session, row.repository, descriptor.digest)):
+                now.referenced[str(row.digest)] = f"the referrer {descriptor.digest.short}"
+
+    def _changed(self, row: PlanRow, now: _Now) -> str:
+        """Return why a row is not as it was reviewed, or an empty text."""
+        if moved := sorted(tag for tag in row.tags if now.tags.get(tag) not in {None, row.digest}):
+            return f"tag_moved: {moved[0]} is another digest now"
+        if row.action == DELETE_TAG:
+            return ""
+        if new := sorted(tag for tag, digest in now.tags.items() if digest == row.digest and tag not in row.tags):
+            return f"new_alias: {new[0]} was set to it after the review"
+        digest = Digest(str(row.digest))
+        if newcomer := now.referenced.get(digest) or now.referenced.get(attached_tag(digest)):
+            return f"now_referenced: {newcomer} came after the review and needs it"
+        return ""
+
+    def _check_kept(self, rows: list[PlanRow], now: _Now) -> None:
+        """Look whether everything that was to stay is still there, and report what is not."""
+        if not any(row.key in self._asked for row in rows):
+            return
+        tried = self._asked | self._gone
+        touched = {tag for row in rows if row.key in tried for tag in row.tags}
+        kept = {tag: digest for tag, digest in now.seen.items() if tag not in touched}
+        try:
+            after = self._digests(now.repository, kept)
+            if None in after.values():
+                self._registry.run(_still_a_registry(self._session, now.repository))
+        except RegistryError as error:
+            logger.warning("%s could not be read after the deletion: %s", clean(now.repository, 255), error)
+            return
+        for tag in sorted(tag for tag, digest in after.items() if digest is None):
+            row = PlanRow(repository=now.repository, digest=kept[tag], tags=(tag,), action=DELETE_TAG)
+            self._conclude(row, "lost", "the tag was to stay, and is gone: somebody deleted or pushed it meanwhile")
+
+
+# -- reads just before and just after --------------------------------------------------------
+
+
+def is_there(session: Session, repository: str, digest: str) -> Conversation[bool]:
+    """Return whether a manifest is there."""
+    try:
+        yield from v2.get_manifest(session, repository, digest)
+    except NotFound:
+        return False
+    return True
+
+
+def tag_digest(session: Session, repository: str, tag: str) -> Conversation[str | None]:
+    """Return what a tag points to now, None where its manifest is gone."""
+    try:
+        head = yield from v2.head_manifest(session, repository, tag)
+        if head.digest is not None:
+            return str(head.digest)
+    except NotFound:
+        pass  # some registries answer 404 to every HEAD: only GET is definite
+    try:
+        return str((yield from v2.get_manifest(session, repository, tag)).digest)
+    except NotFound:
+        return None
+
+
+def _noting(conversation: Conversation[Response], statuses: list[int]) -> Conversation[Response]:
+    """Run a deletion and note the status of each answer: what was answered 503 may have been carried out."""
+    try:
+        step = next(conversation)
+        while True:
+            try:
+                answer = yield step
+            except RegistryError as error:
+                step = conversation.throw(error)
+                continue
+            if isinstance(step, Request) and step.method == "DELETE":
+                statuses.append(answer.status)
+            step = conversation.send(answer)
+    except StopIteration as end:
+        response: Response = end.value
+        return response
+
+
+def _alive(session: Session, row: PlanRow, *, patient: bool) -> Conversation[bool | None]:
+    """Return whether the digest (or the tag, where only that goes) is still there; None where no read tells.
+
+    After an accepted deletion a registry may need a while to show it: it is looked at for half a minute.
+    """
+    reference = row.tags[0] if row.action == DELETE_TAG else str(row.digest)
+    waited = 0.0
+    pauses: Iterator[float] = iter(_LOOK_EVERY)
+    while True:
+        try:
+            found = yield from v2.get_manifest(session, row.repository, reference)
+        except NotFound as error:
+            return False if error.code else (yield from _gone_indeed(session, row.repository))
+        except RegistryError:
+            return None
+        if row.action == DELETE_TAG and found.digest != row.digest:
+            return False
+        pause = next(pauses, _LOOK_EVERY[-1])
+        if not patient or waited >= _VISIBLE_AFTER:
+            return True
+        yield Wait(pause)
+        waited += pause
+
+
+def _gone_indeed(session: Session, repository: str) -> Conversation[bool | None]:
+    """Return what a 404 without a registry's error code means: gone, or unknown where no registry answers any more."""
+    try:
+        yield from _still_a_registry(session, repository)
+    except RegistryError:
+        return None
+    return False
+
+
+def _still_a_registry(session: Session, repository: str) -> Conversation[None]:
+    """Raise unless tags are listed, or refused with a code that only a registry has."""
+    listing = yield from v2.tags(session, repository)
+    if listing.error is not None and listing.error.code is None:
+        raise listing.error
