@@ -370,7 +370,7 @@ def test_wrong_credentials_are_shown_to_a_token_server_once_and_not_for_every_re
     ours = alice()
     no = Talk([lambda request: answer(401) if "/token" in request.url else challenge()])
     for number in range(50):
-        with pytest.raises(AuthenticationFailed, match=r"not accepted \(from given\)"):
+        with pytest.raises(AuthenticationFailed, match=r"not accepted \(given\)"):
             no.run(read(ours, (repository_scope(f"team/app{number}", "pull"),)))
     assert sum("/token" in request.url for request in no.requests) == 1
 

@@ -321,7 +321,7 @@ def test_a_denied_catalog_says_to_name_the_repositories(empty, door, fault):
     snapshot = read(door, APP, "x/*")
     ((repository, _, stage, _, blocking),) = problems(snapshot)
     assert (repository, stage, blocking) == (None, "catalog", True)
-    assert "name the repositories" in snapshot.problems["message"][0]
+    assert "name those" in snapshot.problems["message"][0]
     assert list(snapshot.tags["repository"]) == [APP]
 
 

@@ -321,7 +321,7 @@ def _token(session: Session, response: Response, scope: str, *, used: bool) -> T
     wrong = response.status in {400, 401} or (response.status == 403 and not scope)
     if wrong and used and session.credentials is not None:
         raise AuthenticationFailed(
-            f"{where}: the user name or password was not accepted (from {session.credentials.source}): check them",
+            f"{where}: the user name or password was not accepted ({session.credentials.source}): check them",
             url=safe_url(response.url),
             status=response.status,
         )

@@ -715,24 +715,27 @@ def _foreign(error: Exception) -> bool:
 E = TypeVar("E", bound=BaseException)
 
 
-def _cause(error: BaseException | None, kind: type[E]) -> E | None:
-    """Return the first error of a kind among an error, its causes and its arguments."""
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, then its causes and its arguments, each once."""
     seen: list[BaseException] = []
     waiting = [error]
     while waiting:
         current = waiting.pop(0)
-        if current is None or current in seen:
+        if current in seen:
             continue
-        if isinstance(current, kind):
-            return current
+        yield current
         seen.append(current)
         # urllib3 keeps an error in `reason`, where ssl and codecs keep a text
         inner = [current.__cause__, current.__context__, getattr(current, "reason", None), *current.args]
-        waiting += [error for error in inner if isinstance(error, BaseException)]
-    return None
+        waiting += [cause for cause in inner if isinstance(cause, BaseException)]
+
+
+def _cause(error: BaseException, kind: type[E]) -> E | None:
+    return next((cause for cause in _causes(error) if isinstance(cause, kind)), None)
 
 
 def _short(error: BaseException) -> str:
-    system = _cause(error, OSError)
-    reason = system.strerror if system is not None and system.strerror else str(error).rsplit(": ", 1)[-1]
+    """Return the system's own words where it has some: requests' repeat the whole address."""
+    system = (cause.strerror for cause in _causes(error) if isinstance(cause, OSError))
+    reason = next((text for text in system if isinstance(text, str)), str(error).rsplit(": ", 1)[-1])
     return redact(reason, 160)

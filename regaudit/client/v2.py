@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -153,11 +153,8 @@ def catalog(session: Session, progress: Callable[[int], None] | None = None) -> 
     listing = yield from _list(
         session, "/v2/_catalog", "catalog", "repositories", ("registry:catalog:*",), pages, progress
     )
-    error = listing.error
-    if isinstance(error, AccessDenied | NotFound | Unsupported):
-        advice = "many registries do not list their repositories: name those that you mean"
-        denied = type(error)(f"{error}; {advice}", url=error.url, status=error.status, code=error.code)
-        return pages.listing(denied)
+    if isinstance(listing.error, AccessDenied | NotFound | Unsupported):
+        return _advised(listing, "many registries do not list their repositories: name those that you mean")
     return listing
 
 
@@ -165,7 +162,19 @@ def tags(session: Session, repository: str, progress: Callable[[int], None] | No
     """List the tags of a repository; an emptied one has none, a missing one is `NotFound`."""
     path = f"/v2/{check_repository(repository)}/tags/list"
     scopes = (repository_scope(repository, "pull"),)
-    return (yield from _list(session, path, "tags", "tags", scopes, _Pages(is_tag), progress))
+    listing = yield from _list(session, path, "tags", "tags", scopes, _Pages(is_tag), progress)
+    if isinstance(listing.error, NotFound):
+        return _advised(listing, "check the name of the repository")
+    return listing
+
+
+def _advised(listing: Listing, advice: str) -> Listing:
+    """Return a listing whose error says what to do next as well."""
+    error = listing.error
+    assert error is not None  # noqa: S101 -- the caller has looked
+    return replace(
+        listing, error=type(error)(f"{error}; {advice}", url=error.url, status=error.status, code=error.code)
+    )
 
 
 def head_manifest(session: Session, repository: str, reference: str) -> Conversation[Head]:

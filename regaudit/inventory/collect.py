@@ -245,10 +245,7 @@ class _Reading:
                 None, name, "catalog", "invalid_name", "the registry lists a name that is none", blocking=True
             )
         if listing.error is not None:
-            hint = (
-                "; name the repositories that you want to read" if listing.error.status in {401, 403, 404, 405} else ""
-            )
-            self._failed(None, None, "catalog", listing.error, hint=hint)
+            self._failed(None, None, "catalog", listing.error)
         for name in self.selection.of_catalog(listing.names):
             self._read_repository(bulk, name)
 
@@ -388,11 +385,10 @@ class _Reading:
         *,
         kind: str | None = None,
         message: str | None = None,
-        hint: str = "",
         blocking: bool = True,
     ) -> None:
         assert error is not None  # noqa: S101 -- a result has a value or an error
-        text = (message or str(error)) + hint
+        text = message or str(error)
         word = kind or error.kind
         self._problem(
             repository, identifier, stage, word, text, blocking=blocking, code=error.code, status=error.status
