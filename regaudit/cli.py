@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
@@ -45,6 +46,9 @@ class _Group(click.Group):
             _fail(error, 2)
         except RegauditError as error:
             _fail(error, 1)
+        except BrokenPipeError:  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:
             _fail(f"{clean(error.filename or '', 200)}: {clean(error.strerror or error, 200)}", 1)
         except KeyboardInterrupt:

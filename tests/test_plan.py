@@ -228,6 +228,21 @@ def test_schema_1_is_never_planned():
     assert refusals(plan(build.snapshot(), app("ancient"))) == {"ancient": "legacy"}
 
 
+@pytest.mark.parametrize(
+    ("patterns", "says"), [((), "; "), (("**",), "; "), (("team/*",), "; at most "), (("!legacy/*",), "; at most ")]
+)
+def test_bytes_are_an_upper_bound_where_only_a_part_of_the_registry_was_read(patterns, says):
+    build = keeper().image(APP, tags=["old"], layers={"own": 2000})
+    made = plan(build.snapshot(patterns=patterns), app("old"))
+    assert f"{says}3.9 KiB come back" in made.headline()
+    assert made.upper_bound == (says == "; at most ")
+
+
+def test_bytes_are_an_upper_bound_where_another_repository_was_not_read():
+    build = keeper().image(APP, tags=["old"], layers={"own": 2000}).unread("team/other", "secret")
+    assert plan(build.snapshot(), app("old")).upper_bound
+
+
 def test_an_unknown_age_is_refused_where_age_is_the_reason():
     build = keeper().image(APP, tags=["undated"])
     frame = pd.DataFrame({"repository": [APP], "tag": ["undated"], "age_days": pd.array([None], dtype="Float64")})

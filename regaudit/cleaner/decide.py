@@ -32,6 +32,7 @@ class Decided:
     state: Mapping[str, Mapping[str, str | None]]
     reclaimable_bytes: int
     lower_bound: bool
+    upper_bound: bool
 
 
 def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOptions) -> Decided:
@@ -51,7 +52,7 @@ def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOpt
     rows, total, lower_bound = _with_bytes(snapshot, rows)
     touched = sorted({row.repository for row in rows})
     state = {name: dict(sorted(graph.repository(name).tags.items())) for name in touched}
-    return Decided(tuple(rows), tuple(refused), state, total, lower_bound)
+    return Decided(tuple(rows), tuple(refused), state, total, lower_bound, upper_bound=not snapshot.whole)
 
 
 class Selection:
@@ -80,6 +81,7 @@ class Selection:
             if (candidate.repository, candidate.tag) not in refused:
                 self._condemned.setdefault((candidate.repository, str(candidate.digest)), []).append(candidate)
         self._going: dict[tuple[str, str], frozenset[str]] = {}
+        self._whole = 0  # tags that go with their digest
         self._alone: dict[tuple[str, str], int] = {}
 
     def set(self, key: str, *, selected: bool) -> None:
@@ -100,12 +102,7 @@ class Selection:
     @property
     def tags(self) -> int:
         """How many tags go with this selection."""
-        whole = sum(
-            len(self._graph.repository(repository).tags_of.get(digest, ()))
-            for (repository, _), going in self._going.items()
-            for digest in going
-        )
-        return whole + sum(self._alone.values()) + sum(self._rows[key].action == DELETE_TAG for key in self.keys)
+        return self._whole + sum(self._alone.values()) + sum(self._rows[key].action == DELETE_TAG for key in self.keys)
 
     @property
     def bytes(self) -> int:
@@ -122,8 +119,10 @@ class Selection:
         before, after = self._going.get(name, frozenset()), frozenset(decision.going)
         for gone in after - before:
             self._bytes.add(row.repository, gone)
+            self._whole += len(graph.tags_of.get(gone, ()))
         for back in before - after:
             self._bytes.discard(row.repository, back)
+            self._whole -= len(graph.tags_of.get(back, ()))
         self._going[name] = after
         # Without its index or its subject, a digest may have to stay, and then its tags go alone.
         self._alone[name] = sum(_may_go_alone(c, decision.refused.get(str(c.digest)), self._options) for c in condemned)

@@ -64,6 +64,9 @@ class Plan:
         in the registry as read holds.
     lower_bound : bool
         Whether more may come back, because a size is not known.
+    upper_bound : bool
+        Whether less may come back, because not all of the registry was read, and what was not may
+        hold the same layers.
     approval : Approval or None
         Without one, nothing executes the plan.
     """
@@ -77,6 +80,7 @@ class Plan:
     options: PlanOptions = field(default_factory=PlanOptions)
     reclaimable_bytes: int = 0
     lower_bound: bool = False
+    upper_bound: bool = False
     approval: Approval | None = None
     snapshot: Snapshot | None = field(default=None, repr=False, compare=False)
 
@@ -126,7 +130,9 @@ class Plan:
 
     def selection(self) -> Selection:
         """Return an empty `Selection` that follows a person's clicks."""
-        decided = Decided(self.rows, self.refused, self.state, self.reclaimable_bytes, self.lower_bound)
+        decided = Decided(
+            self.rows, self.refused, self.state, self.reclaimable_bytes, self.lower_bound, self.upper_bound
+        )
         return Selection(self._snapshot(), decided, self.candidates, self.options)
 
     def approve(self, by: str, reason: str = "", at: datetime | None = None) -> Plan:
@@ -208,6 +214,7 @@ class Plan:
                 options=_options(document["options"]),
                 reclaimable_bytes=document["reclaimable_bytes"],
                 lower_bound=document["lower_bound"],
+                upper_bound=document["upper_bound"],
                 approval=Approval(**document["approval"]) if document["approval"] else None,
                 snapshot=snapshot,
             )
@@ -234,6 +241,7 @@ class Plan:
             "refused": [row.to_dict() for row in self.refused],
             "reclaimable_bytes": self.reclaimable_bytes,
             "lower_bound": self.lower_bound,
+            "upper_bound": self.upper_bound,
         }
 
     def _snapshot(self) -> Snapshot:
@@ -247,13 +255,17 @@ class Plan:
 
     def headline(self) -> str:
         """Return the consequences in one sentence."""
-        atleast = "at least " if self.lower_bound else ""
         along = sum(row.role != "candidate" for row in self.rows)
         return (
             f"{self.digests:,} digests with {self.tags:,} tags would go ({along:,} of the digests along with others); "
-            f"{atleast}{human_bytes(self.reclaimable_bytes)} come back after garbage collection; "
+            f"{self.bytes_text(self.reclaimable_bytes)} come back after garbage collection; "
             f"{len(self.refused):,} candidates are refused"
         )
+
+    def bytes_text(self, count: int) -> str:
+        """Return a number of bytes that come back as people read it, saying where it is a bound."""
+        bounds = {(False, False): "", (True, False): "at least ", (False, True): "at most ", (True, True): "about "}
+        return bounds[self.lower_bound, self.upper_bound] + human_bytes(count)
 
     def __str__(self) -> str:
         kinds = Counter(row.refusal for row in self.refused)
@@ -344,6 +356,7 @@ def _made(snapshot: Snapshot, candidates: tuple[Candidate, ...], options: PlanOp
         options=options,
         reclaimable_bytes=decided.reclaimable_bytes,
         lower_bound=decided.lower_bound,
+        upper_bound=decided.upper_bound,
         snapshot=snapshot,
     )
 

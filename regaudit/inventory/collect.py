@@ -113,7 +113,8 @@ def collect(
         reading.run(show)
     spent = Counter(registry.session.counts)
     spent.subtract(before)
-    return reading.snapshot(patterns, {purpose: count for purpose, count in spent.items() if count})
+    asked = (*patterns, *(f"!{pattern}" for pattern in selection.excluded))
+    return reading.snapshot(asked, {purpose: count for purpose, count in spent.items() if count})
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Snapshot:
     taken_at, finished_at : datetime
         When the reading began and ended, UTC.
     patterns : tuple of str
-        What was asked for; empty for the whole catalog.
+        What was asked for; empty for the whole catalog. What was left out begins with ``!``.
     repositories : tuple of str
         Every repository that was to be read, empty and unread ones included.
     tags, manifests, blobs, children, problems : pandas.DataFrame
@@ -127,6 +127,11 @@ class Snapshot:
     def complete(self) -> bool:
         """Whether everything that was asked for was read."""
         return not self.problems["blocking"].fillna(value=True).any()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the registry was read: only then does nothing unseen hold the same layers."""
+        return set(self.patterns) <= {"**"} and self.complete
 
     # -- on disk ------------------------------------------------------------------------------
 

@@ -424,7 +424,7 @@ class ReviewForm(anywidget.AnyWidget):
             "rows": len(chosen.keys),
             "digests": chosen.digests,
             "tags": chosen.tags,
-            "bytes": human_bytes(chosen.bytes),
+            "bytes": self._plan.bytes_text(chosen.bytes),
         }
 
     # -- reviewing ----------------------------------------------------------------------------
