@@ -122,7 +122,7 @@ def _connection_options(command: F) -> F:
     ]
     for decorate in reversed(decorators):
         with_connection = decorate(with_connection)
-    return with_connection  # type: ignore[return-value]
+    return with_connection  # type: ignore[return-value]  # its options are other ones than the command's
 
 
 def _connect(host: str, **options: Any) -> Registry:
@@ -159,7 +159,7 @@ def _rule_options(command: F) -> F:
     ]
     for decorate in reversed(decorators):
         with_rule = decorate(with_rule)
-    return with_rule  # type: ignore[return-value]
+    return with_rule  # type: ignore[return-value]  # its options are other ones than the command's
 
 
 _strict = click.option("--strict", is_flag=True, help="Exit 1 where anything was not read, refused or skipped.")

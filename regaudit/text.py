@@ -92,7 +92,7 @@ def human_bytes(count: object) -> str:
     ('0 B', '1.5 KiB', '?')
     """
     try:
-        size = float(count)  # type: ignore[arg-type]
+        size = float(count)  # type: ignore[arg-type]  # what is no number is answered below
     except (TypeError, ValueError):
         return "?"
     if size != size:  # NaN

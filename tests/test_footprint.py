@@ -118,43 +118,43 @@ class TestReclaimable:
         assert reclaimable_bytes(build.snapshot(), [build.pair("a", "1")]) == 2 * BIG + 2000
 
 
-class TestSelection:
+class TestTally:
     def test_it_grows_and_shrinks(self):
         build = two()
-        selection = Holders(build.snapshot()).selection()
-        selection.add(*build.pair("big", "1"))
-        assert (selection.bytes, len(selection), build.pair("big", "1") in selection) == (2070, 1, True)
-        selection.add(*build.pair("small", "1"))
-        assert selection.bytes == 4573
-        selection.discard(*build.pair("big", "1"))
-        assert selection.bytes == 2003
+        tally = Holders(build.snapshot()).tally()
+        tally.add(*build.pair("big", "1"))
+        assert (tally.bytes, len(tally), build.pair("big", "1") in tally) == (2070, 1, True)
+        tally.add(*build.pair("small", "1"))
+        assert tally.bytes == 4573
+        tally.discard(*build.pair("big", "1"))
+        assert tally.bytes == 2003
 
     def test_adding_twice_and_discarding_what_is_absent_change_nothing(self):
         build = two()
-        selection = Holders(build.snapshot()).selection()
-        selection.discard(*build.pair("big", "1"))
-        selection.add(*build.pair("big", "1"))
-        selection.add(*build.pair("big", "1"))
-        assert selection.bytes == 2070
-        selection.discard(*build.pair("big", "1"))
-        assert (selection.bytes, len(selection)) == (0, 0)
+        tally = Holders(build.snapshot()).tally()
+        tally.discard(*build.pair("big", "1"))
+        tally.add(*build.pair("big", "1"))
+        tally.add(*build.pair("big", "1"))
+        assert tally.bytes == 2070
+        tally.discard(*build.pair("big", "1"))
+        assert (tally.bytes, len(tally)) == (0, 0)
 
     def test_an_unknown_size_makes_it_a_lower_bound_only_while_it_comes_back(self):
         build = Build().image("a", tags=["1"], layers={"x": None}).image("b", tags=["1"], layers={"x": None})
-        selection = Holders(build.snapshot()).selection()
-        selection.add(*build.pair("a", "1"))
-        assert not selection.lower_bound
-        selection.add(*build.pair("b", "1"))
-        assert (selection.lower_bound, selection.bytes) == (True, 4000)
-        selection.discard(*build.pair("a", "1"))
-        assert not selection.lower_bound
+        tally = Holders(build.snapshot()).tally()
+        tally.add(*build.pair("a", "1"))
+        assert not tally.lower_bound
+        tally.add(*build.pair("b", "1"))
+        assert (tally.lower_bound, tally.bytes) == (True, 4000)
+        tally.discard(*build.pair("a", "1"))
+        assert not tally.lower_bound
 
     def test_a_manifest_that_was_not_read_counts_nothing_and_makes_it_a_lower_bound(self):
-        selection = Holders(two().snapshot()).selection()
-        selection.add("big", blob("unread"))
-        assert (selection.bytes, selection.lower_bound) == (0, True)
-        selection.discard("big", blob("unread"))
-        assert not selection.lower_bound
+        tally = Holders(two().snapshot()).tally()
+        tally.add("big", blob("unread"))
+        assert (tally.bytes, tally.lower_bound) == (0, True)
+        tally.discard("big", blob("unread"))
+        assert not tally.lower_bound
 
     @settings(deadline=None, max_examples=60)
     @given(
@@ -171,12 +171,12 @@ class TestSelection:
             )
         snapshot = build.snapshot()
         holders = Holders(snapshot)
-        selection, chosen = holders.selection(), set()
+        tally, chosen = holders.tally(), set()
         for add, number in steps:
             pair = build.pair(images[number][0], f"i{number}") if number < len(images) else ("a", blob("absent"))
-            (selection.add if add else selection.discard)(*pair)
+            (tally.add if add else tally.discard)(*pair)
             (chosen.add if add else chosen.discard)(pair)
-            assert selection.bytes == holders.reclaimable(chosen) == counted_afresh(snapshot, chosen)
+            assert tally.bytes == holders.reclaimable(chosen) == counted_afresh(snapshot, chosen)
 
 
 def counted_afresh(snapshot, gone):

@@ -238,7 +238,7 @@ def test_documents_are_read_when_first_asked_for(tmp_path):
 
 TEXT = st.text(max_size=12)
 MAYBE_DIGEST = st.sampled_from([A, B, C, None])
-TIMES = st.none() | st.datetimes(datetime(2013, 3, 20), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+TIMES = st.none() | st.datetimes(datetime(2013, 3, 20), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 -- hypothesis wants it naive
 
 
 def values_of(column):

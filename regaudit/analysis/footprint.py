@@ -126,9 +126,9 @@ class Holders:
         held = np.bincount(self._items_of(places), minlength=len(self.sizes))
         return _total(self.sizes[(held > 0) & (held == self.holder_counts)])
 
-    def selection(self) -> Selection:
-        """Return an empty selection, which grows and shrinks one manifest at a time."""
-        return Selection(self)
+    def tally(self) -> Tally:
+        """Return an empty tally, which grows and shrinks one manifest at a time."""
+        return Tally(self)
 
     def items_of(self, repository: str, digest: str) -> Any:
         """Return the codes of what one manifest holds, itself included, or None where it was not read."""
@@ -160,11 +160,11 @@ class Holders:
         return self._items[offsets + np.arange(lengths.sum())]
 
 
-class Selection:
+class Tally:
     """A set of manifests that grows and shrinks, and the bytes that it would free.
 
     Adding or discarding costs that manifest's own blobs, however large the registry is. From
-    `Holders.selection`. A manifest that was not read may be added: it counts 0.
+    `Holders.tally`. A manifest that was not read may be added: it counts 0.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ class Selection:
     def __init__(self, holders: Holders) -> None:
         self._of = holders
         self._selected: set[tuple[str, str]] = set()
-        # Zeroed pages that are never touched cost nothing, so this is as large as the selection.
+        # Zeroed pages that are never touched cost nothing, so this is as large as the tally.
         self._taken = np.zeros(len(holders.sizes), dtype="int32")
         self._unsized = 0
         self.bytes = 0
@@ -200,7 +200,7 @@ class Selection:
             self._change(self._of.items_of(repository, digest), 1)
 
     def discard(self, repository: str, digest: str) -> None:
-        """Take a manifest out of the selection; nothing changes where it is not in it."""
+        """Take a manifest out of the tally; nothing changes where it is not in it."""
         if (repository, digest) in self._selected:
             self._selected.remove((repository, digest))
             self._change(self._of.items_of(repository, digest), -1)

@@ -73,7 +73,7 @@ class Selection:
         self.keys: set[str] = set()
         self._options = options
         self._graph = Graph(snapshot)
-        self._bytes = Holders(snapshot).selection()
+        self._bytes = Holders(snapshot).tally()
         self._rows = {row.key: row for row in decided.rows if row.role == "candidate"}
         refused = {(row.repository, tag) for row in decided.refused for tag in row.tags}
         self._condemned: dict[tuple[str, str], list[Candidate]] = {}
@@ -326,14 +326,14 @@ def _refused(candidate: Candidate, graph: RepositoryGraph, facts: _Facts, refusa
 
 
 def _with_bytes(snapshot: Snapshot, rows: list[PlanRow]) -> tuple[list[PlanRow], int, bool]:
-    selection = Holders(snapshot).selection()
+    tally = Holders(snapshot).tally()
     sized = []
     for row in rows:
-        before = selection.bytes
+        before = tally.bytes
         if row.action == DELETE_MANIFEST:
-            selection.add(row.repository, str(row.digest))
-        sized.append(replace(row, freed_bytes=selection.bytes - before))
-    return sized, selection.bytes, selection.lower_bound
+            tally.add(row.repository, str(row.digest))
+        sized.append(replace(row, freed_bytes=tally.bytes - before))
+    return sized, tally.bytes, tally.lower_bound
 
 
 class _Facts:

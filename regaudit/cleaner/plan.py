@@ -405,4 +405,4 @@ def _options(fields: dict[str, Any]) -> PlanOptions:
     return PlanOptions(tuple(fields["protect"]), tuple(fields["include"]), fields["allow_empty"], fields["untag"])
 
 
-__all__ = ["Approval", "Candidate", "Plan", "PlanOptions", "PlanRow", "Selection", "plan"]
+__all__ = ["Approval", "Plan", "plan"]

@@ -154,7 +154,7 @@ def parse_candidates(snapshot: Snapshot, given: pd.DataFrame | Iterable[str]) ->
     columns = [name for name in ("repository", "tag", "digest", "reason", "age_days") if name in frame.columns]
     records = frame[columns].astype("object").to_dict("records")
     found = [
-        _candidate({k: v for k, v in record.items() if not pd.isna(v)}, digests, "age_days" in columns)
+        _candidate({k: v for k, v in record.items() if not pd.isna(v)}, digests, aged="age_days" in columns)
         for record in records
     ]
     return _each_once(found)
@@ -175,7 +175,7 @@ def _joined(same: list[Candidate]) -> Candidate:
     return replace(same[0], reason="; ".join(reasons), unknown_age=all(candidate.unknown_age for candidate in same))
 
 
-def _candidate(record: dict[str, Any], digests: Mapping[tuple[str, str], str | None], aged: bool) -> Candidate:  # noqa: FBT001
+def _candidate(record: dict[str, Any], digests: Mapping[tuple[str, str], str | None], *, aged: bool) -> Candidate:
     repository, tag = str(record.get("repository", "")), record.get("tag")
     if not repository or (tag is None and "digest" not in record):
         raise UsageError("a candidate names a repository and a tag, or a repository and a digest")

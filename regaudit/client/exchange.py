@@ -201,7 +201,7 @@ class RetryPolicy:
 
     def busy_pause(self, attempt: int) -> float:
         """Return the seconds to wait where the registry is busy and does not say for how long."""
-        return min(_LONGEST_WAIT, 0.5 * 2.0**attempt) * random.uniform(0.75, 1.25)  # noqa: S311
+        return min(_LONGEST_WAIT, 0.5 * 2.0**attempt) * random.uniform(0.75, 1.25)  # noqa: S311 -- as above
 
 
 @dataclass(frozen=True, slots=True)

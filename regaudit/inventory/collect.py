@@ -109,7 +109,7 @@ def collect(
     before = Counter(registry.session.counts)
     registry.ping()
     reading = _Reading(registry, selection, referrers=referrers, keep=documents, head_first=metered)
-    with _shown(progress) as show:
+    with _shown(progress=progress) as show:
         reading.run(show)
     spent = Counter(registry.session.counts)
     spent.subtract(before)
@@ -224,7 +224,7 @@ class _Reading:
     # -- taking -------------------------------------------------------------------------------
 
     def _take(self, bulk: Bulk, result: Result) -> None:
-        key: tuple[Any, ...] = result.key  # type: ignore[assignment]
+        key: tuple[Any, ...] = result.key  # type: ignore[assignment]  # as `_submit` made it
         repository, what, *rest = key
         handlers: dict[str, Callable[..., None]] = {
             "catalog": self._take_catalog,
@@ -656,7 +656,7 @@ def _json(fields: dict[str, str]) -> str | None:
 
 
 @contextmanager
-def _shown(progress: bool | Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:  # noqa: FBT001
+def _shown(*, progress: bool | Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
     """Give the callback that shows progress: the caller's own, a bar, or nothing."""
     if callable(progress):
         yield progress
