@@ -582,7 +582,7 @@ def ask(session: SessionV1, repository: str, path: str, request: Request) -> Con
         return response
     if _wants_password(session, grant, response):
         grant.basic = True
-    elif known is not None and not grant.writes:
+    elif known is not None:
         yield Once(("v1", repository), _open(session, repository, grant))
     else:
         return response
