@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from regaudit.client import v1, write
-from regaudit.client.exchange import Conversation, Source
+from regaudit.client.exchange import Conversation
+from regaudit.client.transfer import Content, Writable
 from regaudit.client.v2 import Ping
 from regaudit.errors import BadResponse, UsageError
 from regaudit.text import clean
@@ -113,14 +114,14 @@ class RepositoryV1:
         """Return the image JSON of one layer, with its size and checksum."""
         return self._run(v1.get_image(self._session, self.name, image_id))
 
-    def download_layer(self, image_id: str, target: str | Path | IO[bytes]) -> v1.Layer:
+    def download_layer(self, image_id: str, target: str | Path | Writable) -> v1.Layer:
         """Stream a layer into a file, verify it, and say by what.
 
         Parameters
         ----------
-        target : path or binary file
-            At a path, the file appears only when it is whole and right. A file that is open must be
-            seekable: what a broken attempt wrote is cut off again.
+        target : path or writable
+            The file of a path appears only when it is whole and right. Anything else with a ``write`` gets
+            each byte once and in order; it must not be believed before this method has returned.
 
         Raises
         ------
@@ -128,9 +129,9 @@ class RepositoryV1:
             What arrived has another checksum or size than the registry tells.
         """
         with _opened(target) as file:
-            return self._run(v1.download_layer(self._session, self.name, image_id, _FileSink(file)))
+            return self._run(v1.download_layer(self._session, self.name, image_id, file))
 
-    def upload_layer(self, image_id: str, data: bytes | Path, *, about: bytes | None = None) -> None:
+    def upload_layer(self, image_id: str, data: bytes | Path | IO[bytes], *, about: bytes | None = None) -> None:
         """Store a layer; with its image JSON before and its checksum after it, where `about` is given.
 
         Registries take a layer only once they have its image JSON, and an image JSON only once they have its
@@ -141,8 +142,7 @@ class RepositoryV1:
         UnexpectedStatus
             409: the registry has this image already.
         """
-        body = _Layer(data)
-        self._run(write.put_layer_v1(self._session, self.name, image_id, body, about))
+        self._run(write.put_layer_v1(self._session, self.name, image_id, Content(data), about))
 
     def put_tag(self, tag: str, image_id: str) -> None:
         """Point a tag at an image."""
@@ -165,7 +165,7 @@ class RepositoryV1:
 
 
 @contextmanager
-def _opened(target: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+def _opened(target: str | Path | Writable) -> Iterator[Writable]:
     """Give a file to write to; at a path, it takes its name only where nothing went wrong."""
     if not isinstance(target, str | Path):
         yield target
@@ -178,38 +178,6 @@ def _opened(target: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-class _FileSink:
-    """A file that a layer is streamed into, from where it stands."""
-
-    position = 0
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._start = file, file.tell()
-
-    def begin(self, _status: int, _headers: Any) -> None:
-        self.restart()
-
-    def write(self, data: bytes, /) -> None:
-        self._file.write(data)
-
-    def restart(self) -> None:
-        self._file.seek(self._start)
-        self._file.truncate()
-
-
-class _Layer(Source):
-    """What is uploaded, from its beginning at each attempt."""
-
-    def __init__(self, data: bytes | Path) -> None:
-        self._data = data
-        self.size = data.stat().st_size if isinstance(data, Path) else len(data)
-
-    def open(self) -> IO[bytes]:
-        import io
-
-        return self._data.open("rb") if isinstance(self._data, Path) else io.BytesIO(self._data)
 
 
 __all__ = ["RegistryV1", "RepositoryV1"]

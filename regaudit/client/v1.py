@@ -30,12 +30,12 @@ from regaudit.client.exchange import (
     Request,
     Response,
     Session,
-    Sink,
     error_of,
     follow,
     is_private,
     origin,
 )
+from regaudit.client.transfer import Writable
 from regaudit.errors import (
     BadManifest,
     BadResponse,
@@ -484,18 +484,18 @@ def get_image(session: SessionV1, repository: str, image_id: str) -> Conversatio
     )
 
 
-def download_layer(session: SessionV1, repository: str, image_id: str, sink: Sink) -> Conversation[Layer]:
-    """Stream a layer into a sink, and verify it by whatever the registry tells.
+def download_layer(session: SessionV1, repository: str, image_id: str, target: Writable) -> Conversation[Layer]:
+    """Stream a layer to a place, and verify it by whatever the registry tells.
 
     Raises
     ------
     DigestMismatch
-        What arrived has another checksum; the sink holds it all the same.
+        What arrived has another checksum; the target holds it all the same.
     BadResponse
         It has another size.
     """
     about = yield from get_image(session, repository, image_id)
-    summing = _SummingSink(sink, about.raw)
+    summing = _SummingSink(target, about.raw)
     path = f"/v1/images/{image_id}/layer"
     request = Request("GET", "", "layer", into=summing, deadline=None)
     response = yield from ask(session, repository, path, request)
@@ -509,43 +509,45 @@ def download_layer(session: SessionV1, repository: str, image_id: str, sink: Sin
                 url=safe_url(response.url),
             )
         return Layer(image_id, summing.size, "checksum")
-    if about.layer_bytes is not None and about.layer_bytes != summing.size:
+    if not summing.whole or about.layer_bytes not in {None, summing.size}:
         raise BadResponse(
-            f"{session.http.host}{path}: {summing.size:,} bytes arrived of a layer of {about.layer_bytes:,}",
+            f"{session.http.host}{path}: {summing.size:,} bytes arrived, and the registry announces {about.layer_bytes}",
             url=safe_url(response.url),
         )
     return Layer(image_id, summing.size, "transfer" if about.layer_bytes is None else "size")
 
 
 class _SummingSink:
-    """A sink that computes the checksums of a layer on its way.
+    """A sink that computes the checksums of a layer on its way, and writes each byte once and in order.
 
     Docker's checksum of a payload is over the image JSON, a line feed and the layer; some registries
     sum the layer alone. Either binds the bytes.
     """
 
-    position = 0  # a layer is read from its beginning at each attempt
+    position = 0  # what broke off is asked for anew: not all servers of v1 answer a Range as HTTP has it
 
-    def __init__(self, sink: Sink, about: bytes) -> None:
-        self._sink, self._about = sink, about
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums = (hashlib.sha256(self._about + b"\n"), hashlib.sha256())
-        self.size = 0
+    def __init__(self, target: Writable, about: bytes) -> None:
+        self._target = target
+        self._sums = (hashlib.sha256(about + b"\n"), hashlib.sha256())
+        self._passed = self.size = 0
 
     def begin(self, _status: int, _headers: Headers) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self._reset()
-        self._sink.restart()
+        self._passed = 0
 
     def write(self, data: bytes, /) -> None:
+        new = data[max(0, self.size - self._passed) :]  # the target has had what comes before
+        self._passed += len(data)
+        if not new:
+            return
+        self._target.write(new)
+        self.size += len(new)
         for total in self._sums:
-            total.update(data)
-        self.size += len(data)
-        self._sink.write(data)
+            total.update(new)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the last attempt brought as much as the longest before it."""
+        return self._passed == self.size
 
     @property
     def checksums(self) -> set[str]:
