@@ -79,6 +79,8 @@ class Grant:
         Whether the endpoint asked for the user's own name and password instead; only the registry itself may.
     writes : bool
         Whether it was given for writing.
+    peer : str or None
+        The address that named the endpoint.
     """
 
     endpoint: str
@@ -87,6 +89,7 @@ class Grant:
     images: tuple[ListedImage, ...] = ()
     basic: bool = False
     writes: bool = False
+    peer: str | None = None
 
 
 @dataclass
@@ -151,7 +154,7 @@ def _show(session: SessionV1, grant: Grant, path: str, request: Request) -> Conv
         request,
         url=grant.endpoint + path,
         headers=fields,
-        public_only=not ours and not is_private(session.http.peer),
+        public_only=not ours and not is_private(grant.peer),
     )
     response: Response = yield from follow(session.http, sent)
     _keep_cookies(grant, response)
@@ -183,8 +186,7 @@ def grant_of(session: SessionV1, repository: str, response: Response) -> Grant:
     RedirectRefused
         It sends us on to a host that was not named as trusted.
     """
-    grant = Grant(_endpoint(session, repository, response))
-    session.http.peer = session.http.peer or response.peer
+    grant = Grant(_endpoint(session, repository, response), peer=response.peer)
     if not (session.http.ours(response.url) or _trusted(session, response.url)):
         return grant  # whoever the list came from in the end speaks for himself alone
     token = ",".join(value.removeprefix("Token ").strip() for value in response.headers.all("x-docker-token"))
