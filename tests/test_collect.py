@@ -404,11 +404,11 @@ def test_a_manifest_that_is_tagged_and_a_child_is_discovered_by_its_tag(empty, d
 
 @pytest.mark.parametrize("order", [("index", "tag"), ("tag", "index"), ("referrer", "tag", "index")])
 def test_how_a_manifest_was_found_does_not_depend_on_which_answer_came_first(empty, door, order):
-    from regaudit.inventory.collect import _Reading, _Selection
+    from regaudit.inventory.collect import Selection, _Reading
 
     image(empty.store, APP, "a", "1")
     manifest = door.repository(APP).manifest("1")
-    reading = _Reading(door, _Selection((), ()), referrers=False, keep=True, head_first=False)
+    reading = _Reading(door, Selection((), ()), referrers=False, keep=True, head_first=False)
     with door.bulk() as bulk:
         for way in order:
             reading._meet(bulk, APP, manifest, way, 0)
