@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         parse_repo_and_ref,
         parse_repo_and_tag,
     )
+    from regaudit.schema1 import verify_signatures
 
 _HOMES = {
     "regaudit.analysis.footprint": ("footprint", "reclaimable_bytes"),
@@ -66,6 +67,7 @@ _HOMES = {
         "parse_repo_and_ref",
         "parse_repo_and_tag",
     ),
+    "regaudit.schema1": ("verify_signatures",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -30,6 +30,7 @@ from regaudit.errors import (
     AccessDenied,
     BadManifest,
     BadResponse,
+    BadSignature,
     DigestMismatch,
     InvalidReference,
     NotARegistry,
@@ -50,6 +51,7 @@ from regaudit.manifest import (
     parse_manifest,
 )
 from regaudit.reference import Digest, attached_tag, check_repository, check_tag, is_repository, is_tag
+from regaudit.schema1 import with_signers
 from regaudit.text import clean, safe_url
 
 # distribution 3.x answers 400 to more, and hosted registries clamp to it.
@@ -472,9 +474,9 @@ def _verified(response: Response, repository: str, reference: str) -> AnyManifes
     if not response.body:
         raise TruncatedResponse(f"{where}the answer is empty", url=safe_url(response.url))
     try:
-        manifest = parse_manifest(response.body, _content_type(response))
-    except BadManifest as error:
-        raise BadManifest(f"{where}{error}", url=safe_url(response.url), status=200) from None
+        manifest = with_signers(parse_manifest(response.body, _content_type(response)))
+    except (BadManifest, BadSignature) as error:
+        raise type(error)(f"{where}{error}", url=safe_url(response.url), status=200) from None
     announced = _announced(response, repository, reference)
     asked = Digest(reference) if ":" in reference else None
     for digest in (asked, announced):
