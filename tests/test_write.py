@@ -7,9 +7,10 @@ import json
 import pytest
 from hostile import Cut, answer, error, reply, session, talk
 
-from regaudit.client import write
+from regaudit.client import upload, write
 from regaudit.client.exchange import DELETE_DEADLINE
 from regaudit.client.registry import Registry
+from regaudit.client.transfer import Content
 from regaudit.errors import (
     AccessDenied,
     BadManifest,
@@ -134,9 +135,8 @@ def test_an_upload_goes_nowhere_but_to_the_registry(hostile, rogue, decoy, locat
 
 def test_an_upload_location_that_says_http_behind_tls_is_reached_by_tls():
     location = {"Location": "http://registry.example/v2/team/app/blobs/uploads/1"}
-    _, driver = talk(
-        write.upload_blob(session(), "team/app", DIGEST, DATA), answer(404), answer(202, headers=location), answer(201)
-    )
+    conversation = upload.upload_blob(session(), "team/app", DIGEST, Content(DATA))
+    _, driver = talk(conversation, answer(404), answer(202, headers=location), answer(201))
     assert driver.requests[2].url.startswith("https://registry.example/v2/team/app/blobs/uploads/1?digest=")
     assert driver.requests[2].deadline is None, "a large blob may take as long as it moves"
 
@@ -146,7 +146,7 @@ def test_an_upload_location_that_says_http_behind_tls_is_reached_by_tls():
 )
 def test_an_upload_that_is_not_allowed_says_so_before_it_is_sent(hostile, rogue, opened, kind):
     hostile.on("POST /v2/team/app/blobs/uploads/", opened)
-    with pytest.raises(kind, match="uploading sha256"):
+    with pytest.raises(kind, match="opening an upload to .*/team/app"):
         rogue.upload_blob(DATA)
     assert [seen.method for seen in hostile.requests] == ["HEAD", "POST"]
 
@@ -261,7 +261,7 @@ def test_a_registry_that_does_not_delete_tags_answers_400_and_keeps_everything()
         repository = registry.repository("team/app")
         repository.upload_blob(b"{}")
         repository.put_manifest("v1", IMAGE, OCI_MANIFEST)
-        with pytest.raises(UnexpectedStatus) as caught:
+        with pytest.raises(Unsupported, match="does not delete a tag alone") as caught:
             repository.delete_tag("v1")
         assert caught.value.status == 400
         assert repository.tags() == ["v1"]
