@@ -144,6 +144,11 @@ class RegistryName:
         return _DOCKER_HUB_SERVER if self.official else self.host
 
     @property
+    def address(self) -> str:
+        """The host with the scheme in front, where one was typed: what `Registry` takes."""
+        return f"{self.scheme}://{self.host}" if self.scheme else self.host
+
+    @property
     def loopback(self) -> bool:
         """Whether the name can only mean this machine."""
         name = _without_port(self.host).rstrip(".")
