@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import http.client
-import errno
 import io
 import os
 import socket
