@@ -142,7 +142,7 @@ def audit(
     with connect(host) as registry:
         snapshot = collect(registry, *patterns, exclude=exclude, referrers=not no_referrers, progress=not quiet)
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
-    if snapshot.tags["digest"].isna().all() and not snapshot.complete and not interrupted:
+    if snapshot.tags[["digest", "image_id"]].isna().all(axis=None) and not snapshot.complete and not interrupted:
         _fail(f"nothing could be read: {snapshot.problems['message'].iloc[0]}", 1)
     snapshot.to_csv(folder)
     snapshot.save(folder / "snapshot")

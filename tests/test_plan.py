@@ -276,6 +276,14 @@ def test_a_digest_of_an_unknown_algorithm_is_unverifiable():
     assert refusals(plan(replace(snapshot, **renamed), app("odd"))) == {"odd": "unverifiable"}
 
 
+def test_nothing_of_the_v1_interface_can_be_planned_whatever_is_asked_for():
+    build = keeper().v1(APP, "old").v1(APP, "older", image_id="1" * 64, created="2020-01-01T00:00:00Z")
+    made = plan(build.snapshot(), app("old", "older"), allow_empty=True, untag=True, include=["sha256:" + "0" * 64])
+    assert refusals(made) == {"old": "v1", "older": "v1"}
+    assert made.rows == ()
+    assert "registry.v1" in made.refused[0].detail
+
+
 def test_every_refusal_has_a_test_here():
     source = Path(__file__).read_text("utf-8")
     assert all(f'"{refusal}"' in source for refusal in REFUSALS)

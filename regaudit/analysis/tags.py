@@ -72,8 +72,8 @@ def stale_tags(
     pandas.DataFrame
         A row for each stale tag, by repository and then oldest first: registry, repository, tag,
         digest, kind, created, created_source (with the clock ``pushed``: pushed, pushed_source),
-        age_days (Float64), rank (Int64; 1 is the newest digest of the repository, missing where
-        not ranked), content_bytes, reason.
+        age_days (Float64), rank (Int64; 1 is the newest digest of the repository, or image id on a
+        registry of the v1 interface; missing where not ranked), content_bytes, reason.
 
     Raises
     ------
@@ -146,6 +146,16 @@ def duplicate_tags(
     same_config = (config == stays["config"].to_numpy()) & (config >= 0)
     basis = np.select([own.index == stays.index, same_config], ["digest", "config"], "layers")
     return _duplicate_frame(found, tags.loc[stays["first"]], basis)
+
+
+def _content(tags: pd.DataFrame) -> pd.Series[Any]:
+    """Return a number for what each tag points to: its digest, or else its image id; -1 where neither is known."""
+    codes = tags["digest"].cat.codes.astype("int64")
+    of_v1 = tags["image_id"].notna()
+    if not of_v1.any():
+        return codes
+    image_ids, _ = pd.factorize(tags["image_id"])
+    return codes.mask(of_v1 & (codes < 0), pd.Series(image_ids, index=tags.index) + len(tags["digest"].cat.categories))
 
 
 def may_be_listed(tags: pd.DataFrame) -> pd.Series[Any]:
@@ -233,10 +243,10 @@ def _beyond(tags: pd.DataFrame, limit: timedelta | None, kept: int | None) -> pd
 def _with_age(tags: pd.DataFrame, clock: str, now: pd.Timestamp) -> pd.DataFrame:
     """Add the age, and the rank among the repository's distinct digests, of which 1 is the newest."""
     age = now - tags[clock]
-    counted = tags["kind"].isin(_RANKED_KINDS) & tags["digest"].notna() & age.notna() & may_be_listed(tags)
     # Small integers, not categories: pandas would hash every digest of the snapshot once per step.
-    codes = pd.DataFrame({"repository": tags["repository"].cat.codes, "digest": tags["digest"].cat.codes})
-    content = codes[counted].groupby(["repository", "digest"], sort=False).ngroup()
+    codes = pd.DataFrame({"repository": tags["repository"].cat.codes, "content": _content(tags)})
+    counted = tags["kind"].isin(_RANKED_KINDS) & (codes["content"] >= 0) & age.notna() & may_be_listed(tags)
+    content = codes[counted].groupby(["repository", "content"], sort=False).ngroup()
     # A digest is as new as its newest tag: with the clock `pushed` its tags may differ.
     newest = tags.loc[counted, clock].groupby(content).transform("max")
     distinct = ~content.duplicated()

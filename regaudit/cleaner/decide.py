@@ -217,6 +217,8 @@ def _not_plannable(
     """Return why a candidate cannot even be considered: nothing is known of it, or not enough."""
     if candidate.tag is not None and graph.tags.get(candidate.tag, "") != candidate.digest:
         return "not_in_snapshot", ""
+    if (graph.repository, candidate.tag) in facts.of_v1:
+        return "v1", ""
     if candidate.digest is None:
         return ("dangling" if (graph.repository, candidate.tag) in facts.dangling else "unread"), ""
     if unread:
@@ -344,6 +346,8 @@ class _Facts:
             "object"
         )
         self._rows = {(row[0], row[1]): row[2:] for row in known.itertuples(index=False, name=None)}
+        of_v1 = snapshot.tags[snapshot.tags["image_id"].notna()]
+        self.of_v1 = set(zip(of_v1["repository"].astype("object"), of_v1["tag"].astype("object"), strict=True))
         gone = snapshot.problems[(snapshot.problems["error"] == "dangling").fillna(value=False)]
         self.dangling = set(zip(gone["repository"].astype("object"), gone["identifier"].astype("object"), strict=True))
 

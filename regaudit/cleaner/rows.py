@@ -26,6 +26,7 @@ REFUSALS: Mapping[str, str] = {
     "unknown_age": "age is the reason, and its age is not known",
     "dangling": "its manifest is gone already; a registry cannot delete such a tag by digest",
     "unread": "its manifest was not read and verified",
+    "v1": "v1 has no digests, so that what goes cannot be looked at again just before; registry.v1 deletes by name",
     "legacy": "schema 1 may be a conversion whose digest the registry does not have",
     "unverifiable": "its digest uses an algorithm that cannot be verified here",
     "not_in_snapshot": "the snapshot does not have it at this digest",

@@ -482,14 +482,16 @@ def _redirected(request: Request, response: Response) -> Request:
         raise RedirectRefused(f"{where}: that is not safe to follow", url=safe_url(request.url), status=response.status)
     if origin(target) == origin(request.url):
         return replace(request, url=target)
-    elsewhere = request.with_header("Authorization", None)
+    elsewhere = request.with_header("Authorization", None).with_header("Cookie", None)
     return replace(elsewhere, url=target, public_only=request.public_only or not is_private(response.peer))
 
 
 def _registry_error(response: Response) -> tuple[str | None, str]:
     """Return the code and the message in an error body (distribution spec, "Error Codes")."""
     try:
-        entry = json.loads(response.body[:ERROR_CAP])["errors"][0]
+        document = json.loads(response.body[:ERROR_CAP])
+        # the v1 interface has one text instead of a list
+        entry = {"message": document["error"]} if "error" in document else document["errors"][0]
         code, message = (str(entry.get(key) or "")[:_ERROR_TEXT] for key in ("code", "message"))
         return redact(code, 64) or None, redact(message, 300)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):

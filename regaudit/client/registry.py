@@ -10,13 +10,14 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from regaudit._version import __version__
-from regaudit.client import v2
+from regaudit.client import v1, v2
 from regaudit.client.blocking import BlockingDriver, Transport
 from regaudit.client.bulk import Bulk
 from regaudit.client.credentials import find_credentials
 from regaudit.client.exchange import READ_DEADLINE, STALL, Conversation, RetryPolicy, Session
+from regaudit.client.registry_v1 import RegistryV1
 from regaudit.client.repository import Repository
-from regaudit.errors import AccessDenied, AuthenticationFailed, NotARegistry, UsageError
+from regaudit.errors import AccessDenied, AuthenticationFailed, NotARegistry, Unsupported, UsageError
 from regaudit.reference import RegistryName, check_repository, parse_registry
 from regaudit.text import clean
 
@@ -59,6 +60,8 @@ class Registry:
         The most requests at a time.
     trusted_realms : sequence of str
         Hosts of token servers that may see the credentials, beside the registry's own and the known ones.
+    trusted_endpoints : sequence of str
+        Hosts that a registry of the v1 interface may send us on to, and that may see its tokens.
 
     Raises
     ------
@@ -92,6 +95,7 @@ class Registry:
         busy_tries: int = 6,
         in_flight: int = 8,
         trusted_realms: Sequence[str] = (),
+        trusted_endpoints: Sequence[str] = (),
         user_agent: str = f"regaudit/{__version__}",
     ) -> None:
         if isinstance(trusted_realms, str):
@@ -123,6 +127,8 @@ class Registry:
             )
         )
         self._in_flight = in_flight
+        self._version: str | None = None
+        self.v1 = RegistryV1(self, trusted_endpoints)
 
     @property
     def host(self) -> str:
@@ -147,6 +153,24 @@ class Registry:
         """
         return self.run(v2.ping(self.session))
 
+    @property
+    def version(self) -> str:
+        """Which interface the registry speaks, ``v2`` or ``v1`` (through `Registry.v1`); asked once and remembered.
+
+        Raises
+        ------
+        NotARegistry
+            It speaks neither: the message says what was tried.
+        Unreachable, AuthenticationFailed
+            It cannot be told.
+        """
+        return self._version or self.find_version()
+
+    def find_version(self) -> str:
+        """Ask which interface the registry speaks, and remember it as `version`."""
+        self._version = self.run(v1.find_version(self.session))
+        return self._version
+
     def supports_v2(self) -> bool:
         """Return whether this is a registry of the v2 interface, a login wanted or not.
 
@@ -165,11 +189,18 @@ class Registry:
 
     def catalog(self) -> list[str]:
         """Return the names of all repositories; hosted registries often deny this."""
+        self._needs_v2("search('')")
         return list(self.run(v2.catalog(self.session)).all())
 
     def repository(self, name: str) -> Repository:
         """Return a repository by its name; nothing is asked of the registry."""
+        self._needs_v2(f"repository({name!r})")
         return Repository(self, check_repository(name))
+
+    def _needs_v2(self, instead: str) -> None:
+        """Raise where the registry is known to speak only v1, which would answer all of v2 with a 404."""
+        if self._version == "v1":
+            raise Unsupported(f"{self.host} speaks only the v1 interface: use registry.v1.{clean(instead, 300)}")
 
     def close(self) -> None:
         """Close all connections."""

@@ -75,6 +75,9 @@ def collect(
     interrupt (Ctrl-C, the kernel's stop button) ends the reading, and what was read so far is returned
     with the rest marked as not read.
 
+    A registry of the v1 interface gives the same tables, as far as it can tell: tags with an image id in
+    place of a digest, and neither manifests nor blobs. `referrers`, `documents` and `head_first` mean nothing there.
+
     Parameters
     ----------
     registry : Registry
@@ -104,11 +107,15 @@ def collect(
     InvalidReference
         A pattern that is none.
     """
-    selection = _Selection.of(patterns, exclude)
+    selection = Selection.of(patterns, exclude)
     metered = registry.host in _METERED if head_first is None else head_first
     before = Counter(registry.session.counts)
-    registry.ping()
-    reading = _Reading(registry, selection, referrers=referrers, keep=documents, head_first=metered)
+    if registry.find_version() == "v1":
+        from regaudit.inventory.collect_v1 import ReadingV1
+
+        reading: _Reading | ReadingV1 = ReadingV1(registry, selection)
+    else:
+        reading = _Reading(registry, selection, referrers=referrers, keep=documents, head_first=metered)
     with _shown(progress=progress) as show:
         reading.run(show)
     spent = Counter(registry.session.counts)
@@ -118,32 +125,37 @@ def collect(
 
 
 @dataclass(frozen=True, slots=True)
-class _Selection:
+class Selection:
     """Which repositories are to be read."""
 
     patterns: tuple[str, ...]
     excluded: tuple[str, ...]
 
     @classmethod
-    def of(cls, patterns: tuple[str, ...], exclude: Iterable[str]) -> _Selection:
+    def of(cls, patterns: tuple[str, ...], exclude: Iterable[str]) -> Selection:
+        """Return what patterns and exclusions select; raises `InvalidReference` where one is none."""
         if isinstance(exclude, str):
             raise UsageError(f"exclude is one text where several are expected: write [{clean(exclude, 80)!r}]")
         return cls(tuple(map(check_pattern, patterns)), tuple(map(check_pattern, exclude)))
 
     @property
     def literals(self) -> list[str]:
-        return [name for name in dict.fromkeys(self.patterns) if is_literal(name) and not self._left_out(name)]
+        """The names that were typed out: they are read whether or not a catalog lists them."""
+        return [name for name in dict.fromkeys(self.patterns) if is_literal(name) and not self.leaves_out(name)]
 
     @property
     def needs_catalog(self) -> bool:
+        """Whether the registry must list its repositories."""
         return not self.patterns or any(not is_literal(pattern) for pattern in self.patterns)
 
     def of_catalog(self, names: Iterable[str]) -> list[str]:
+        """Return which names of a catalog are selected."""
         wanted = [compile_pattern(pattern) for pattern in self.patterns]
         matching = (name for name in names if not wanted or any(pattern.fullmatch(name) for pattern in wanted))
-        return [name for name in matching if not self._left_out(name)]
+        return [name for name in matching if not self.leaves_out(name)]
 
-    def _left_out(self, name: str) -> bool:
+    def leaves_out(self, name: str) -> bool:
+        """Return whether a repository was excluded."""
         return any(compile_pattern(pattern).fullmatch(name) for pattern in self.excluded)
 
 
@@ -161,7 +173,7 @@ class _Reading:
     """The state of one reading. Only the collecting thread touches it."""
 
     registry: Registry
-    selection: _Selection
+    selection: Selection
     referrers: bool
     keep: bool
     head_first: bool

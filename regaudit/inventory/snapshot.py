@@ -218,9 +218,8 @@ class Snapshot:
         lines = {
             "registry": f"{self.registry}, read {isoformat(self.taken_at)} in {self._seconds():.1f} s"
             f" with {sum(self.requests.values()):,} requests",
-            "repositories": f"{len(self.repositories):,}, with {len(tags):,} tags on {tags['digest'].nunique():,} digests",
-            "storage": f"{human_bytes(self.stored_bytes())} in {self.blobs['digest'].nunique():,} distinct blobs "
-            f"and {self.manifests['digest'].nunique():,} manifests",
+            "repositories": f"{len(self.repositories):,}, with {len(tags):,} tags on {self._contents()}",
+            "storage": self._storage(),
             "ages": f"{ages}; unknown: {unknown:,}",
             "largest": self._largest(),
             "problems": self._problem_line(),
@@ -251,10 +250,25 @@ class Snapshot:
         )
         return f"<table><tbody>{rows}</tbody></table>{self._problem_table()}"
 
+    def _contents(self) -> str:
+        image_ids = self.tags["image_id"].nunique()
+        return f"{image_ids:,} image ids" if image_ids else f"{self.tags['digest'].nunique():,} digests"
+
+    def _storage(self) -> str:
+        if self.tags["image_id"].notna().any():
+            return "not known: the v1 interface names images, not what they share; see content_bytes of each tag"
+        blobs, manifests = (frame["digest"].nunique() for frame in (self.blobs, self.manifests))
+        return f"{human_bytes(self.stored_bytes())} in {blobs:,} distinct blobs and {manifests:,} manifests"
+
     def _seconds(self) -> float:
         return (self.finished_at - self.taken_at).total_seconds()
 
     def _largest(self) -> str:
+        if self.tags["image_id"].notna().any():
+            tags = self.tags.dropna(subset="content_bytes").nlargest(3, "content_bytes")
+            names = tags["repository"].astype("string") + ":" + tags["tag"]
+            pairs = zip(names, tags["content_bytes"], strict=True)
+            return ", ".join(f"{name} {human_bytes(size)}" for name, size in pairs) or "no size is known"
         held = self.blobs.drop_duplicates(["repository", "digest"])
         sizes = held.groupby("repository", observed=True)["size_bytes"].sum().sort_values(ascending=False).head(3)
         return ", ".join(f"{name} {human_bytes(size)}" for name, size in sizes.items()) or "nothing stored"

@@ -15,6 +15,7 @@ from regaudit.errors import MissingExtra, UsageError
 from regaudit.sandbox.app import Application, Login
 from regaudit.sandbox.sample import sample_images
 from regaudit.sandbox.store import Store
+from regaudit.sandbox.v1 import ApplicationV1, OptionsV1, StoreV1, options_v1
 
 # A long session makes millions of requests; the last so many are enough to look at.
 _REQUESTS_KEPT = 100_000
@@ -48,6 +49,9 @@ class Sandbox:
         refuses to delete at all. Without referrers the sample carries fallback tags instead.
     page : int
         The most names in one page of a listing.
+    v1 : bool, str or OptionsV1
+        True adds the v1 interface, with images of its own (`Sandbox.v1`) that begin as those of the
+        sample; ``"only"`` makes ``/v2/`` a 404 as well.
 
     Attributes
     ----------
@@ -57,6 +61,8 @@ class Sandbox:
         The same as a URL.
     store : Store
         What is served: the ground truth to compare with, and the place to break things.
+    v1 : StoreV1
+        What the v1 interface serves, where there is one.
     requests : deque
         ``(method, path, status)`` of the requests served so far, oldest first.
 
@@ -85,6 +91,7 @@ class Sandbox:
         tag_deletion: bool = True,
         deletion: bool = True,
         page: int = 1000,
+        v1: bool | str | OptionsV1 = False,
     ) -> None:
         uvicorn = _import_server()
         kind = _login_kind(users, auth)
@@ -96,7 +103,7 @@ class Sandbox:
         self.host = f"{host}:{self._socket.getsockname()[1]}"
         self.url = f"http://{self.host}"
         self._login = Login(kind, dict(users or {}), f"{self.url}/token") if kind else None
-        application = Application(
+        application: Application | ApplicationV1 = Application(
             self.store,
             login=self._login,
             referrers=referrers,
@@ -105,6 +112,11 @@ class Sandbox:
             page=page,
             requests=self.requests,
         )
+        self.v1 = StoreV1()
+        options = options_v1(v1)
+        if options is not None:
+            self.v1.load(self.store)
+            application = ApplicationV1(self.v1, application, options=options, users=users, requests=self.requests)
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._start(uvicorn, application)
@@ -133,7 +145,7 @@ class Sandbox:
         state = "serving" if self._thread.is_alive() else "closed"
         return f"<Sandbox {self.host}: {len(self.store.repositories())} repositories, {state}>"
 
-    def _start(self, uvicorn: Any, application: Application) -> None:
+    def _start(self, uvicorn: Any, application: Application | ApplicationV1) -> None:
         config = uvicorn.Config(
             application,
             loop="asyncio",
