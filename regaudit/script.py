@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
 
@@ -39,6 +39,9 @@ from regaudit.text import clean
 
 if TYPE_CHECKING:
     from regaudit.client.registry import Registry
+
+# What a script is given: a function from a registry's name, typed or parsed, to a `Registry`.
+Connect: TypeAlias = "Callable[[str | RegistryName], Registry]"
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
