@@ -5,9 +5,12 @@ returns, or a part of the text that it complains of. Where this package is meant
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import regaudit as ra
 from regaudit.errors import InvalidReference
@@ -144,6 +147,13 @@ def test_a_password_in_a_name_is_refused_and_not_repeated(text):
     for parse in (ra.parse_index, ra.parse_repo, ra.parse_repo_and_ref):
         assert "can" not in refusal(parse, text)
     assert "can" not in refusal(ra.parse_index, text.removeprefix("https://"))
+
+
+@given(st.text(max_size=60) | st.text("ab.-_/:@[]A ~0", max_size=30))
+def test_whatever_is_typed_is_parsed_or_refused(text):
+    for parse in (ra.parse_index, ra.parse_repo, ra.parse_repo_and_ref):
+        with suppress(InvalidReference):
+            assert json.dumps(parse(text).to_dict())
 
 
 # -- the default index ------------------------------------------------------------------------
