@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from conftest import NOW
 from hostile import Hostile, reply
 
+from regaudit.analysis.footprint import footprint
 from regaudit.analysis.report import report
 from regaudit.analysis.tags import duplicate_tags, stale_tags
 from regaudit.cleaner.cleaner import Cleaner
@@ -242,6 +243,12 @@ def test_tags_go_stale_by_age_and_by_rank_of_their_images(old):
     assert set(stale_tags(snapshot, older_than="30D")["tag"]) == {"1.0", "2.0", "latest"}
     assert stale_tags(snapshot, keep_latest=1)["tag"].tolist() == ["1.0"]
     assert duplicate_tags(snapshot).empty
+
+
+def test_what_a_repository_holds_is_missing_and_not_nothing(old):
+    held = footprint(read(old)).set_index("repository")
+    assert held["tag_count"].to_dict() == {APP: 3, LIBRARY: 1}
+    assert held[["blob_count", "content_bytes", "unique_bytes", "shared_bytes"]].isna().all(axis=None)
 
 
 def test_no_tag_of_it_can_be_planned_and_so_nothing_deleted(old, tmp_path):

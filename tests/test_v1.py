@@ -300,6 +300,16 @@ def test_no_secret_shows_in_what_is_printed_or_logged(kind, caplog):
         assert not [text for text in (*shown, *logged) if hidden in text]
 
 
+def test_a_cookie_that_the_endpoint_changes_is_sent_changed(hostile, door):
+    hostile.on(IMAGES, granted(Set_Cookie="session=one; Path=/; Secure"))
+    hostile.on(
+        TAGS, reply(json={}, headers=[("Set-Cookie", "session=two"), ("Set-Cookie", "odd"), ("Set-Cookie", "b=3")])
+    )
+    door.tags()
+    door.tags()
+    assert [seen.header("cookie") for seen in hostile.seen(TAGS)] == ["session=one", "session=two; b=3"]
+
+
 def test_an_unusable_token_is_never_put_into_a_header(hostile, door):
     hostile.on(IMAGES, granted(X_Docker_Token="signature=\x01"))
     with pytest.raises(BadResponse, match="no usable token"):
@@ -551,6 +561,13 @@ def test_a_host_that_speaks_neither_is_told_so_with_both_attempts(hostile, secon
     with Registry(hostile.host) as registry, pytest.raises(NotARegistry) as caught:
         _ = registry.version
     assert told in str(caught.value)
+
+
+def test_a_host_that_speaks_tls_says_so_and_v1_is_not_asked_for(hostile):
+    hostile.on("GET /v2/", reply(400, b"Client sent an HTTP request to an HTTPS server.\n"))
+    with Registry(hostile.host) as registry, pytest.raises(NotARegistry, match="write https://"):
+        _ = registry.version
+    assert len(hostile.requests) == 1
 
 
 @pytest.mark.parametrize(("said", "kind"), [(reply(401), AccessDenied), (reply(500), UnexpectedStatus)])

@@ -25,6 +25,8 @@ _LARGEST_SUM = 2**63 - 1024
 # more are added up as Python integers.
 _EXACT = 2**53
 _UNKNOWN = -1
+# What a footprint says that only digests can tell.
+_OF_BLOBS = ["blob_count", "content_bytes", "unique_bytes", "shared_bytes"]
 
 
 def footprint(snapshot: Snapshot) -> pd.DataFrame:
@@ -37,7 +39,8 @@ def footprint(snapshot: Snapshot) -> pd.DataFrame:
         tag_count, manifest_count, blob_count (distinct configs and layers), content_bytes (theirs),
         unique_bytes (those of them that no other repository holds), shared_bytes (the rest),
         manifest_bytes (the manifests themselves), unsized_count (blobs of unknown size, which count
-        0), complete (whether everything here was read). An empty repository has zeros.
+        0), complete (whether everything here was read). An empty repository has zeros; on a registry of
+        the v1 interface, which does not name what images share, what it holds is missing.
     """
     names = repository_names(snapshot)
     count = len(names)
@@ -65,6 +68,8 @@ def footprint(snapshot: Snapshot) -> pd.DataFrame:
         }
     )
     frame = frame.astype({name: "Int64" for name in frame.columns if name.endswith(("_count", "_bytes"))})
+    of_v1 = snapshot.tags.loc[snapshot.tags["image_id"].notna(), "repository"].unique()
+    frame.loc[frame["repository"].isin(of_v1), _OF_BLOBS] = pd.NA
     return frame.sort_values(["content_bytes", "repository"], ascending=[False, True], ignore_index=True)
 
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from regaudit.client import v1, write
 from regaudit.client.exchange import Conversation
+from regaudit.client.grants import ListedImage, SessionV1
 from regaudit.client.transfer import Content, Writable
 from regaudit.client.v2 import Ping
 from regaudit.errors import BadResponse, UsageError
@@ -46,7 +47,7 @@ class RegistryV1:
                 f"trusted_endpoints is one text where several are expected: write [{clean(trusted_endpoints)!r}]"
             )
         self.registry = registry
-        self.session = v1.SessionV1(registry.session, tuple(trusted_endpoints))
+        self.session = SessionV1(registry.session, tuple(trusted_endpoints))
 
     def ping(self) -> Ping:
         """Ask whether the registry speaks v1: status, headers and body.
@@ -83,7 +84,7 @@ class RepositoryV1:
     def __repr__(self) -> str:
         return f"<RepositoryV1 {clean(self.door.registry.host, 120)}/{clean(self.name, 255)}>"
 
-    def images(self) -> tuple[v1.ListedImage, ...]:
+    def images(self) -> tuple[ListedImage, ...]:
         """Return all images of the repository; raises `NotFound` where there is no such repository."""
         return self._run(v1.images(self._session, self.name))
 
@@ -157,7 +158,7 @@ class RepositoryV1:
         self._run(write.delete_repository_v1(self._session, self.name))
 
     @property
-    def _session(self) -> v1.SessionV1:
+    def _session(self) -> SessionV1:
         return self.door.session
 
     def _run(self, conversation: Conversation[T]) -> T:

@@ -1,26 +1,20 @@
 """Reading a registry of the v1 interface (Docker's own until 2015): one conversation per endpoint.
 
 There an image is a chain of layers, each known by an id that says nothing of its bytes, and a tag is
-the name of the topmost. The registry gives a *grant* for a repository, in answer to the list of its
-images: a token or cookies, and the endpoint that has the images. All else is asked with that grant.
-
-Secrets stay where they belong: a password goes to the registry itself, a token to the endpoint that it
-was granted for, a cookie to the host that set it. An endpoint on another host is refused unless it was
-named as trusted.
+the name of the topmost. Who may see what is decided in `grants`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from regaudit.client import v2
-from regaudit.client.auth import _check_private, parse_challenges
 from regaudit.client.exchange import (
     MANIFEST_CAP,
     PAGE_CAP,
@@ -30,10 +24,18 @@ from regaudit.client.exchange import (
     Request,
     Response,
     Session,
-    error_of,
-    follow,
-    is_private,
-    origin,
+)
+from regaudit.client.grants import (
+    ACCEPT_JSON,
+    ListedImage,
+    SessionV1,
+    ask,
+    ask_registry,
+    basic,
+    document_of,
+    is_image_id,
+    open_grant,
+    refusal,
 )
 from regaudit.client.transfer import Writable
 from regaudit.errors import (
@@ -43,13 +45,11 @@ from regaudit.errors import (
     InvalidReference,
     NotARegistry,
     PaginationLoop,
-    RedirectRefused,
     RegistryError,
-    TruncatedResponse,
     UsageError,
 )
 from regaudit.manifest import LARGEST_SIZE, load_json
-from regaudit.reference import check_repository, check_tag, is_repository, is_tag, parse_registry
+from regaudit.reference import check_repository, check_tag, is_repository, is_tag
 from regaudit.text import clean, parse_time, safe_url
 
 NAMESPACE = "library"
@@ -60,15 +60,9 @@ _MOST_PAGES = 100_000
 _MOST_ANCESTORS = 1024
 _SMALL_CAP = 64 << 10
 
-# 64 hexadecimal digits from docker; indexes abbreviate, and other builders made up ids of their own.
-_IMAGE_ID = re.compile(r"[A-Za-z0-9]{1,128}")
 # Some registries send several checksums in one field; a tarsum cannot be computed over a stream of bytes.
 _CHECKSUM = re.compile(r"(?<![\w+])sha256:([0-9a-f]{64})(?![0-9a-f])")
 _CHECKSUM_FIELDS = ("x-docker-checksum-payload", "x-docker-payload-checksum", "x-docker-checksum")
-# What may go into a header: a token of visible characters and blanks, a cookie as RFC 6265 has it.
-_TOKEN = re.compile(r"[\x20-\x7e]{1,8192}")
-_COOKIE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e\"]{0,4096})")
-_MOST_COOKIES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +135,6 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedImage:
-    """An image as a repository lists it; the checksum is missing where the registry does not tell."""
-
-    id: str
-    checksum: str | None = None
-
-    def to_dict(self) -> dict[str, str]:
-        """Return id and, where there is one, checksum."""
-        return {"id": self.id} | ({"checksum": self.checksum} if self.checksum is not None else {})
-
-
-@dataclass(frozen=True, slots=True)
 class Tags:
     """The tags of a repository: image id by tag. `invalid` are those that cannot be asked for."""
 
@@ -213,51 +195,6 @@ class Layer:
         return {"image_id": self.image_id, "size_bytes": self.size_bytes, "verified_by": self.verified_by}
 
 
-@dataclass
-class Grant:
-    """What the registry gave for one repository.
-
-    Attributes
-    ----------
-    endpoint : str
-        ``https://host[:port]`` of whoever has the images.
-    token : str or None
-    cookies : dict
-    images : tuple of ListedImage
-        The list that came with it; empty for a grant to write.
-    basic : bool
-        Whether the endpoint asked for the user's own name and password instead; only the registry itself may.
-    writes : bool
-        Whether it was given for writing.
-    """
-
-    endpoint: str
-    token: str | None = field(default=None, repr=False)
-    cookies: dict[str, str] = field(default_factory=dict, repr=False)
-    images: tuple[ListedImage, ...] = ()
-    basic: bool = False
-    writes: bool = False
-
-
-@dataclass
-class SessionV1:
-    """What all v1 conversations with one registry share.
-
-    Attributes
-    ----------
-    http : Session
-        Where the registry is, and who we are.
-    trusted_endpoints : sequence of str
-        Hosts that the registry may send us on to, and that may see its tokens.
-    grants : dict
-        By repository.
-    """
-
-    http: Session
-    trusted_endpoints: Sequence[str] = ()
-    grants: dict[str, Grant] = field(default_factory=dict, repr=False)
-
-
 # -- what can be asked -----------------------------------------------------------------------
 
 
@@ -275,7 +212,7 @@ def full_name(name: str) -> str:
 
 def check_image_id(image_id: str) -> str:
     """Return an image id, or raise `InvalidReference`."""
-    if _IMAGE_ID.fullmatch(image_id) is None:
+    if not is_image_id(image_id):
         raise InvalidReference(f"{clean(image_id, 140)!r} is not an image id: those are 64 hexadecimal digits")
     return image_id
 
@@ -322,7 +259,7 @@ def ping(session: SessionV1) -> Conversation[v2.Ping]:
     AuthenticationFailed, AccessDenied
         It wants a login, or another one.
     """
-    response = yield from _ask_registry(session, "/v1/_ping", "ping", cap=_SMALL_CAP)
+    response = yield from ask_registry(session, "/v1/_ping", "ping", cap=_SMALL_CAP)
     host = session.http.host
     if response.status in {401, 403, 429} or response.status >= 500:
         raise refusal(session, response, f"{host}/v1/_ping")
@@ -367,7 +304,7 @@ def login(session: SessionV1) -> Conversation[Login]:
         raise UsageError(
             f"{session.http.host}: the v1 interface knows user names and passwords: give username= and password="
         )
-    response = yield from _ask_registry(session, "/v1/users/", "login", cap=_SMALL_CAP)
+    response = yield from ask_registry(session, "/v1/users/", "login", cap=_SMALL_CAP)
     if response.status != 200:
         raise refusal(session, response, f"logging in to {session.http.host}")
     return Login()
@@ -405,7 +342,7 @@ def search(session: SessionV1, term: str, page_size: int = PAGE_SIZE) -> Convers
 def _search_page(session: SessionV1, term: str, page: int, page_size: int) -> Conversation[tuple[list[Hit], int, int]]:
     """Return the hits of a page, how many there are in all, and how many pages."""
     query = urlencode({"q": term, "page": page, "n": page_size}, quote_via=quote)
-    response = yield from _ask_registry(session, f"/v1/search?{query}", "search")
+    response = yield from ask_registry(session, f"/v1/search?{query}", "search")
     if response.status != 200:
         raise refusal(session, response, f"{session.http.host}/v1/search")
     document = _object(response)
@@ -425,19 +362,19 @@ def _hit(response: Response, result: Any) -> Hit:
 
 def images(session: SessionV1, repository: str) -> Conversation[tuple[ListedImage, ...]]:
     """List the images of a repository. The grant that comes with the list serves for what follows."""
-    yield Once(("v1", repository), _open(session, repository, session.grants.get(repository)))
+    yield Once(("v1", repository), open_grant(session, repository, session.grants.get(repository)))
     return session.grants[repository].images
 
 
 def tags(session: SessionV1, repository: str) -> Conversation[Tags]:
     """List the tags of a repository with their image ids; an emptied one has none, a missing one is `NotFound`."""
     response = yield from _asked(session, repository, f"/v1/repositories/{repository}/tags", "tags")
-    document = _document(response)
+    document = document_of(response)
     if isinstance(document, list):  # Docker Hub's index
         document = _of_pairs(response, document)
     if not isinstance(document, dict):
         raise BadResponse(f"{safe_url(response.url)}: the tags are not an object", url=safe_url(response.url))
-    named = {tag: image_id for tag, image_id in document.items() if is_tag(tag) and _is_image_id(image_id)}
+    named = {tag: image_id for tag, image_id in document.items() if is_tag(tag) and is_image_id(image_id)}
     return Tags(named, tuple(tag for tag in document if tag not in named))
 
 
@@ -445,8 +382,8 @@ def tagged_image(session: SessionV1, repository: str, tag: str) -> Conversation[
     """Return the image id of a tag."""
     path = f"/v1/repositories/{repository}/tags/{quote(check_tag(tag))}"
     response = yield from _asked(session, repository, path, "tag", cap=_SMALL_CAP)
-    found = _document(response)
-    if not _is_image_id(found):
+    found = document_of(response)
+    if not is_image_id(found):
         raise BadResponse(f"{safe_url(response.url)}: the answer is not an image id", url=safe_url(response.url))
     return str(found)
 
@@ -455,9 +392,9 @@ def ancestry(session: SessionV1, repository: str, image_id: str) -> Conversation
     """Return the ids of an image and of all that it is built on, the topmost first."""
     path = f"/v1/images/{check_image_id(image_id)}/ancestry"
     response = yield from _asked(session, repository, path, "ancestry", cap=MANIFEST_CAP)
-    ids = _document(response)
+    ids = document_of(response)
     where = safe_url(response.url)
-    if not isinstance(ids, list) or not all(map(_is_image_id, ids)):
+    if not isinstance(ids, list) or not all(map(is_image_id, ids)):
         raise BadResponse(f"{where}: the ancestry is not a list of image ids", url=where)
     if not ids or ids[0] != image_id or len(set(ids)) != len(ids) or len(ids) > _MOST_ANCESTORS:
         raise BadResponse(f"{where}: the ancestry is another image's, repeats itself or never ends", url=where)
@@ -470,7 +407,7 @@ def get_image(session: SessionV1, repository: str, image_id: str) -> Conversatio
     response = yield from _asked(session, repository, path, "image", cap=MANIFEST_CAP)
     document = _object(response)
     parent = document.get("parent") or None
-    if document.get("id") != image_id or not (parent is None or _is_image_id(parent)):
+    if document.get("id") != image_id or not (parent is None or is_image_id(parent)):
         where = safe_url(response.url)
         raise BadResponse(f"{where}: the image JSON is another image's, or names a parent that is none", url=where)
     return Image(
@@ -562,215 +499,19 @@ def payload_checksum(about: bytes, layer: Any) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-# -- grants ----------------------------------------------------------------------------------
-
-
-def ask(session: SessionV1, repository: str, path: str, request: Request) -> Conversation[Response]:
-    """Send a request to the endpoint of a repository, with what was granted for it.
-
-    A grant that is not accepted any more is renewed once.
-
-    Parameters
-    ----------
-    path : str
-        What is asked for; the URL of `request` is made of it and of the endpoint.
-    """
-    known = session.grants.get(repository)
-    if known is None:
-        yield Once(("v1", repository), _open(session, repository, None))
-    grant = session.grants[repository]
-    response = yield from _show(session, grant, path, request)
-    if response.status != 401 or origin(response.url) != origin(grant.endpoint):
-        return response
-    if _wants_password(session, grant, response):
-        grant.basic = True
-    elif known is not None:
-        yield Once(("v1", repository), _open(session, repository, grant))
-    else:
-        return response
-    return (yield from _show(session, session.grants[repository], path, request))
-
-
 def _asked(session: SessionV1, repository: str, path: str, purpose: str, cap: int = PAGE_CAP) -> Conversation[Response]:
-    request = Request("GET", "", purpose, _JSON, cap=cap, deadline=session.http.deadline)
+    request = Request("GET", "", purpose, ACCEPT_JSON, cap=cap, deadline=session.http.deadline)
     response: Response = yield from ask(session, repository, path, request)
     if response.status != 200:
         raise refusal(session, response, f"{session.http.host}{path}", granted=True)
     return response
 
 
-def _show(session: SessionV1, grant: Grant, path: str, request: Request) -> Conversation[Response]:
-    fields = dict(request.headers)
-    ours = session.http.ours(grant.endpoint)
-    password = basic(session) if ours and (grant.basic or not (grant.token or grant.cookies)) else None
-    if password is not None:
-        fields["Authorization"] = password
-    elif grant.token is not None:
-        fields["Authorization"] = f"Token {grant.token}"
-    if grant.cookies:
-        fields["Cookie"] = "; ".join(f"{name}={value}" for name, value in grant.cookies.items())
-    sent = Request(
-        request.method,
-        grant.endpoint + path,
-        request.purpose,
-        fields,
-        body=request.body,
-        into=request.into,
-        cap=request.cap,
-        deadline=request.deadline,
-        public_only=not ours and not is_private(session.http.peer),
-    )
-    response: Response = yield from follow(session.http, sent)
-    if origin(response.url) == origin(grant.endpoint):
-        _keep_cookies(grant.cookies, response.headers)
-    return response
-
-
-def _open(session: SessionV1, repository: str, stale: Grant | None) -> Conversation[None]:
-    """Put a grant to read a repository in place of a stale one, unless somebody did so meanwhile."""
-    if session.grants.get(repository) is not stale:
-        return
-    path = f"/v1/repositories/{repository}/images"
-    response = yield from _ask_registry(session, path, "images", {"X-Docker-Token": "true"})
-    if response.status != 200:
-        raise refusal(session, response, f"{session.http.host}/{repository}")
-    listed = _document(response)
-    if not isinstance(listed, list):
-        where = safe_url(response.url)
-        raise BadResponse(f"{where}: the images are not a list", url=where)
-    grant = grant_of(session, repository, response)
-    grant.images = tuple(_listed_image(response, entry) for entry in listed)
-    session.grants[repository] = grant
-
-
-def grant_of(session: SessionV1, repository: str, response: Response) -> Grant:
-    """Return what the registry grants in the headers of a response.
-
-    Raises
-    ------
-    RedirectRefused
-        It sends us on to a host that was not named as trusted.
-    """
-    grant = Grant(_endpoint(session, repository, response))
-    session.http.peer = session.http.peer or response.peer
-    if not (session.http.ours(response.url) or _trusted(session, response.url)):
-        return grant  # whoever the list came from in the end speaks for himself alone
-    token = ",".join(value.removeprefix("Token ").strip() for value in response.headers.all("x-docker-token"))
-    if token and _TOKEN.fullmatch(token) is None:
-        raise BadResponse(f"{session.http.host}/{repository}: the registry sent no usable token", url=session.http.base)
-    grant.token = token or None
-    if origin(response.url) == origin(grant.endpoint):
-        _keep_cookies(grant.cookies, response.headers)
-    return grant
-
-
-def _endpoint(session: SessionV1, repository: str, response: Response) -> str:
-    """Return the first endpoint that is the registry itself or trusted; the registry itself where none is named."""
-    named = [name.strip() for value in response.headers.all("x-docker-endpoints") for name in value[:4096].split(",")]
-    foreign = ""
-    for name in filter(None, named):
-        endpoint = _endpoint_url(session, name)
-        if endpoint is None:
-            raise BadResponse(
-                f"{session.http.host}/{repository}: the registry names the endpoint {clean(name, 100)!r}, which is none",
-                url=session.http.base,
-            )
-        if session.http.ours(endpoint) or _trusted(session, endpoint):
-            return endpoint
-        foreign = foreign or clean(name, 120)
-    if not foreign:
-        return session.http.base
-    raise RedirectRefused(
-        f"{session.http.host}/{repository}: the registry sends us on to {foreign}, which is not known to belong to it: "
-        f"nothing was sent there; if you trust it, give trusted_endpoints=[{foreign!r}]",
-        url=session.http.base,
-        status=response.status,
-    )
-
-
-def _endpoint_url(session: SessionV1, name: str) -> str | None:
-    """Return the URL of an endpoint, which is spoken to as the registry is; None where the name is none."""
-    try:
-        endpoint = parse_registry(name)
-    except InvalidReference:
-        return None
-    return None if endpoint.scheme else f"{urlsplit(session.http.base).scheme}://{endpoint.server}"
-
-
-def _trusted(session: SessionV1, url: str) -> bool:
-    parts = urlsplit(url)
-    listed = {name.lower() for name in session.trusted_endpoints}
-    return (parts.hostname or "").lower() in listed or parts.netloc.lower() in listed
-
-
-def _keep_cookies(cookies: dict[str, str], headers: Headers) -> None:
-    """Keep the cookies of a response, which then go to that one host; their other attributes do not matter to us."""
-    for value in headers.all("set-cookie"):
-        match = _COOKIE.fullmatch(value.partition(";")[0].strip())
-        if match is not None and len(cookies) < _MOST_COOKIES:
-            cookies[match[1]] = match[2]
-
-
-def _wants_password(session: SessionV1, grant: Grant, response: Response) -> bool:
-    """Return whether the registry itself, behind a gate of its own, asks for the password and not for the token."""
-    asked = any(c.scheme == "basic" for c in parse_challenges(response.headers.all("www-authenticate")))
-    return asked and not grant.basic and session.http.ours(grant.endpoint) and basic(session) is not None
-
-
-# -- the registry itself ---------------------------------------------------------------------
-
-_JSON = {"Accept": "application/json"}
-
-
-def _ask_registry(
-    session: SessionV1, path: str, purpose: str, headers: Mapping[str, str] | None = None, cap: int = PAGE_CAP
-) -> Conversation[Response]:
-    """Ask the registry itself, with user name and password from the start: v1 hides what it would let a user see."""
-    fields = {**_JSON, **(headers or {})}
-    password = basic(session)
-    if password is not None:
-        fields["Authorization"] = password
-    request = Request("GET", session.http.url(path), purpose, fields, cap=cap, deadline=session.http.deadline)
-    return (yield from follow(session.http, request))
-
-
-def basic(session: SessionV1) -> str | None:
-    """Return the Authorization header with user name and password, None where there are none.
-
-    Raises
-    ------
-    AccessDenied
-        They would go over plain http to another machine.
-    """
-    credentials = session.http.credentials
-    if credentials is None or credentials.username is None or credentials.password is None:
-        return None
-    _check_private(session.http, session.http.base)
-    return credentials.basic()
-
-
-def refusal(session: SessionV1, response: Response, what: str, *, granted: bool = False) -> RegistryError:
-    """Return the error for a response that is a no; `granted` where a grant was shown, not a password."""
-    if basic(session) is None:
-        return error_of(response, what)
-    return error_of(response, what, shown="rights" if granted else "credentials")
-
-
 # -- parsing ---------------------------------------------------------------------------------
 
 
-def _document(response: Response) -> Any:
-    where = safe_url(response.url)
-    if not response.body:
-        raise TruncatedResponse(f"{where}: the answer is empty", url=where)
-    try:
-        return load_json(response.body)
-    except BadManifest as error:
-        raise BadResponse(f"{where}: {error}", url=where) from None
-
-
 def _object(response: Response) -> dict[str, Any]:
-    document = _document(response)
+    document = document_of(response)
     if not isinstance(document, dict):
         raise BadResponse(f"{safe_url(response.url)}: the answer is not an object", url=safe_url(response.url))
     return document
@@ -780,17 +521,6 @@ def _of_pairs(response: Response, entries: list[Any]) -> dict[str, Any]:
     if not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries):
         raise BadResponse(f"{safe_url(response.url)}: a tag has no name", url=safe_url(response.url))
     return {entry["name"]: entry.get("layer") for entry in entries}
-
-
-def _listed_image(response: Response, entry: Any) -> ListedImage:
-    if not isinstance(entry, dict) or not _is_image_id(entry.get("id")):
-        raise BadResponse(f"{safe_url(response.url)}: a listed image has no id", url=safe_url(response.url))
-    checksum = entry.get("checksum")
-    return ListedImage(entry["id"], checksum if isinstance(checksum, str) and checksum else None)
-
-
-def _is_image_id(value: Any) -> bool:
-    return isinstance(value, str) and _IMAGE_ID.fullmatch(value) is not None
 
 
 def _count(value: Any) -> int | None:

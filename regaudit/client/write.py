@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
-from regaudit.client import v1
+from regaudit.client import grants, v1
 from regaudit.client.auth import ask, delete_scopes, refusal, repository_scope
 from regaudit.client.exchange import (
     DELETE_DEADLINE,
@@ -171,7 +171,7 @@ def _entry(manifest: AnyManifest) -> Descriptor:
 
 
 def put_layer_v1(
-    session: v1.SessionV1, repository: str, image_id: str, body: Source, about: bytes | None
+    session: grants.SessionV1, repository: str, image_id: str, body: Source, about: bytes | None
 ) -> Conversation[None]:
     """Store a layer; where its image JSON is given, that before it, and docker's checksum after it."""
     path = f"/v1/images/{v1.check_image_id(image_id)}"
@@ -190,7 +190,7 @@ def put_layer_v1(
         yield from _written_v1(session, repository, f"{path}/checksum", request, what, image_id)
 
 
-def put_tag_v1(session: v1.SessionV1, repository: str, tag: str, image_id: str) -> Conversation[None]:
+def put_tag_v1(session: grants.SessionV1, repository: str, tag: str, image_id: str) -> Conversation[None]:
     """Point a tag at an image."""
     path = f"/v1/repositories/{repository}/tags/{quote(check_tag(tag))}"
     body = json.dumps(v1.check_image_id(image_id)).encode()
@@ -200,14 +200,14 @@ def put_tag_v1(session: v1.SessionV1, repository: str, tag: str, image_id: str) 
     )
 
 
-def delete_tag_v1(session: v1.SessionV1, repository: str, tag: str) -> Conversation[None]:
+def delete_tag_v1(session: grants.SessionV1, repository: str, tag: str) -> Conversation[None]:
     """Delete a tag; its image stays."""
     path = f"/v1/repositories/{repository}/tags/{quote(check_tag(tag))}"
     request = Request("DELETE", "", "delete", deadline=DELETE_DEADLINE)
     yield from _written_v1(session, repository, path, request, f"deleting {session.http.host}/{repository}:{tag}")
 
 
-def delete_repository_v1(session: v1.SessionV1, repository: str) -> Conversation[None]:
+def delete_repository_v1(session: grants.SessionV1, repository: str) -> Conversation[None]:
     """Delete a repository with all its tags."""
     request = Request("DELETE", "", "delete", deadline=DELETE_DEADLINE)
     what = f"deleting {session.http.host}/{repository}"
@@ -216,14 +216,14 @@ def delete_repository_v1(session: v1.SessionV1, repository: str) -> Conversation
 
 
 def _written_v1(
-    session: v1.SessionV1, repository: str, path: str, request: Request, what: str, image_id: str | None = None
+    session: grants.SessionV1, repository: str, path: str, request: Request, what: str, image_id: str | None = None
 ) -> Conversation[None]:
     """Send what changes something, with a grant to write where the one to read does not suffice.
 
     `image_id` is what is being stored, if anything: a repository then comes into being with it.
     """
     try:
-        response = yield from v1.ask(session, repository, path, request)
+        response = yield from grants.ask(session, repository, path, request)
     except NotFound:
         if image_id is None:
             raise
@@ -231,22 +231,22 @@ def _written_v1(
     grant = session.grants.get(repository)
     if response is None or (response.status in {401, 403} and not (grant is not None and grant.writes)):
         yield from _open_v1(session, repository, what, image_id)
-        response = yield from v1.ask(session, repository, path, request)
+        response = yield from grants.ask(session, repository, path, request)
     if response.status not in {200, 201, 202, 204}:
-        raise v1.refusal(session, response, what, granted=True)
+        raise grants.refusal(session, response, what, granted=True)
 
 
-def _open_v1(session: v1.SessionV1, repository: str, what: str, image_id: str | None) -> Conversation[None]:
+def _open_v1(session: grants.SessionV1, repository: str, what: str, image_id: str | None) -> Conversation[None]:
     """Ask the registry for a grant to write, as docker does before a push: by announcing the images to come."""
     announced = [] if image_id is None else [{"id": image_id}]
     headers = {"Content-Type": "application/json", "X-Docker-Token": "true"}
-    if (password := v1.basic(session)) is not None:
+    if (password := grants.basic(session)) is not None:
         headers["Authorization"] = password
     url = session.http.url(f"/v1/repositories/{repository}/")
     body = json.dumps(announced).encode()
     response = yield from send(session.http, Request("PUT", url, "put", headers, body=body, cap=MANIFEST_CAP))
     if response.status not in {200, 201, 204}:
-        raise v1.refusal(session, response, what)
-    grant = v1.grant_of(session, repository, response)
+        raise grants.refusal(session, response, what)
+    grant = grants.grant_of(session, repository, response)
     grant.writes = True
     session.grants[repository] = grant

@@ -16,6 +16,7 @@ from typing import Any
 from regaudit.client import v1
 from regaudit.client.bulk import Bulk, Result
 from regaudit.client.exchange import Conversation, Once
+from regaudit.client.grants import SessionV1
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
 from regaudit.inventory.collect import Progress, Selection
@@ -78,7 +79,7 @@ class ReadingV1:
     # -- asking -------------------------------------------------------------------------------
 
     @property
-    def _session(self) -> v1.SessionV1:
+    def _session(self) -> SessionV1:
         return self.registry.v1.session
 
     def _submit(self, bulk: Bulk, repository: str, key: tuple[str, ...], conversation: Conversation[Any]) -> None:

@@ -16,14 +16,18 @@ import re
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
 from regaudit.manifest import IMAGE_CONFIG_TYPES, INDEX_TYPES
-from regaudit.sandbox.app import Message, Receive, Reply, Scope, Send
+from regaudit.sandbox.app import Reply
 from regaudit.sandbox.store import Store
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 _JSON = "application/json"
 _ROUTE = re.compile(
@@ -192,7 +196,7 @@ class ApplicationV1:
     def __init__(
         self,
         store: StoreV1,
-        behind: Callable[[Scope, Receive, Send], Any],
+        behind: Callable[[Message, Receive, Send], Any],
         *,
         options: OptionsV1 | None = None,
         users: Mapping[str, str] | None = None,
@@ -206,7 +210,7 @@ class ApplicationV1:
         self._grants: dict[str, tuple[str, bool]] = {}
         self._lock = threading.Lock()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI asks for it."""
         path = scope.get("path", "")
         hidden = self._options.only and path.startswith("/v2")
