@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regaudit.client import v2
-from regaudit.client.auth import ask, delete_scopes, parse_challenges, refusal, repository_scope
+from regaudit.client.auth import ask, delete_scopes, refusal, repository_scope
+from regaudit.client.challenges import parse_challenges
 from regaudit.client.credentials import Credentials
 from regaudit.client.exchange import Once, Request
 from regaudit.client.registry import Registry
@@ -347,7 +348,8 @@ def test_an_endless_401_costs_two_attempts_then_one_and_one_token():
 def test_a_minute_after_an_endless_401_a_new_token_is_tried():
     ours = alice()
     for at, requests in ((0.0, 3), (30.0, 1), (100.0, 3)):
-        forever = Talk([lambda r, at=at: granted() if "/token" in r.url else challenge_at(at)])
+        new = answer(json={"token": f"t{at:.0f}"}, at=at)
+        forever = Talk([lambda r, at=at, new=new: new if "/token" in r.url else challenge_at(at)])
         forever.run(read(ours))
         assert len(forever.requests) == requests, at
 
