@@ -92,15 +92,22 @@ def refusal(session: Session, response: Response, what: str) -> RegistryError:
         if response.status == 401:
             return credentials.not_accepted(what, url=safe_url(response.url), status=401)
         return error_of(response, what, shown="credentials")
+    if response.status == 401 and (unseen := not_shown(session, what)) is not None:
+        return unseen
+    return error_of(response, what, shown="nothing" if session.token_server is None else "rights")
+
+
+def not_shown(session: Session, what: str) -> AccessDenied | None:
+    """Return the error for credentials that the token server has not seen, because nobody trusts it; else None."""
     server = session.token_server
-    if server is not None and response.status == 401 and not is_trusted(session, server.realm):
-        return AccessDenied(
-            f"{what}: the registry asks for a login at {_host_of(server.realm)}, which has not seen the credentials: "
-            f"if you trust it, give trusted_realms=[{_host_of(server.realm)!r}]",
-            url=safe_url(response.url),
-            status=401,
-        )
-    return error_of(response, what, shown="nothing" if server is None else "rights")
+    if server is None or session.credentials is None or is_trusted(session, server.realm):
+        return None
+    return AccessDenied(
+        f"{what}: the registry asks for a login at {_host_of(server.realm)}, which was not shown the credentials: "
+        f"if you trust it, give trusted_realms=[{_host_of(server.realm)!r}]",
+        url=session.base,
+        status=401,
+    )
 
 
 # -- what is shown ---------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from regaudit.client.blocking import BlockingDriver, Transport
 from regaudit.client.bulk import Bulk
 from regaudit.client.credentials import find_credentials
 from regaudit.client.exchange import READ_DEADLINE, Conversation, Response, RetryPolicy, Session, Sink, Source
+from regaudit.client.login import Login, login
 from regaudit.errors import UsageError
 from regaudit.manifest import AnyManifest, Descriptor, ImageConfig, Manifest, parse_image_config
 from regaudit.reference import Digest, RegistryName, check_repository, parse_registry
@@ -136,6 +137,24 @@ class Registry:
             With what to do about it.
         """
         return self.run(v2.ping(self.session))
+
+    def login(self, scope: str | None = None) -> Login:
+        """Log in, and say what that came to; without credentials, as nobody.
+
+        Parameters
+        ----------
+        scope : str, optional
+            Rights to ask for, such as ``repository:team/app:pull,push``. Fewer may be granted: see
+            `Login.missing`.
+
+        Raises
+        ------
+        AuthenticationFailed
+            The credentials are wrong; the message says what to type.
+        AccessDenied, NotARegistry, Unreachable
+            With what to do about it.
+        """
+        return self.run(login(self.session, scope))
 
     def catalog(self) -> list[str]:
         """Return the names of all repositories; hosted registries often deny this."""

@@ -94,10 +94,15 @@ def is_trusted(session: Session, realm: str) -> bool:
     return host == own or known or host in listed or parts.netloc.lower() in listed
 
 
+def travels_safely(url: str) -> bool:
+    """Return whether a secret may go to a URL: encrypted, or within this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or RegistryName(parts.netloc.lower()).loopback
+
+
 def check_private(session: Session, url: str) -> None:
     """Raise where a secret of the user's would go over plain http to another machine."""
-    parts = urlsplit(url)
-    if parts.scheme == "http" and not RegistryName(parts.netloc.lower()).loopback:
+    if not travels_safely(url):
         raise AccessDenied(
             f"{session.host}: a password or token is not sent over plain http, where anybody can read it: use https",
             url=session.base,

@@ -136,15 +136,21 @@ def ping(session: Session) -> Conversation[Ping]:
     AuthenticationFailed
         The credentials are wrong.
     """
-    request = Request("GET", session.url("/v2/"), "ping", cap=_PING_CAP, deadline=session.deadline)
-    response = yield from ask(session, request, ())
-    if response.status == 401 and response.headers.get("www-authenticate"):
-        if session.credentials is not None:
-            raise refusal(session, response, f"logging in to {session.host}")
-    elif response.status != 200 or _looks_like_a_page(response):
-        raise _no_registry(session, response)
+    response = yield from base(session)
+    if response.status == 401 and session.credentials is not None:
+        raise refusal(session, response, f"logging in to {session.host}")
     body = response.body[:2048].decode("utf-8", "replace")
     return Ping(response.status, {name: clean(value) for name, value in response.headers.items()}, clean(body))
+
+
+def base(session: Session, scopes: tuple[str, ...] = ()) -> Conversation[Response]:
+    """Return what ``GET /v2/`` answers, 200 or 401; anything else is an error, for no registry says it."""
+    request = Request("GET", session.url("/v2/"), "ping", cap=_PING_CAP, deadline=session.deadline)
+    response = yield from ask(session, request, scopes, listen=False)
+    asks_for_login = response.status == 401 and response.headers.get("www-authenticate")
+    if not asks_for_login and (response.status != 200 or _looks_like_a_page(response)):
+        raise _no_registry(session, response)
+    return response
 
 
 def catalog(session: Session, progress: Callable[[int], None] | None = None) -> Conversation[Listing]:
