@@ -122,11 +122,13 @@ class _Ladder:
         before = [known.scope] if known is not None and known.worked else []
         self._left = list(dict.fromkeys([*before, *scopes]))
         self._done: set[str] = set()
+        # An upload begins with a look, for which its one scope does as well as the one that is named.
+        self._enough = scopes[0] if len(scopes) == 1 else ""
         self._listen = listen
 
     def prefer(self, named: str) -> None:
-        """Ask next for what the registry itself names, unless that was tried."""
-        if self._listen and named and named not in self._done:
+        """Ask next for what the registry itself names, unless that was tried or is a part of the one scope."""
+        if self._listen and named and named not in self._done and not _is_part(named, self._enough):
             self._left.insert(0, named)
 
     def drop(self, scope: str) -> None:
@@ -139,6 +141,12 @@ class _Ladder:
             if scope not in self._done:
                 self._done.add(scope)
                 yield scope
+
+
+def _is_part(scope: str, whole: str) -> bool:
+    resource, _, actions = scope.rpartition(":")
+    of, _, more = whole.rpartition(":")
+    return resource == of and set(actions.split(",")) <= set(more.split(","))
 
 
 def _first_proof(session: Session, ladder: _Ladder) -> Conversation[str | None]:

@@ -98,7 +98,9 @@ def login(session: Session, scope: str | None = None) -> Conversation[Login]:
         `scope` is none.
     """
     needed = _check_scope(scope)
-    session.tokens.pop(needed, None)  # a token from before proves nothing now
+    # A token from before proves nothing now, nor does a lack of rights.
+    session.tokens.pop(needed, None)
+    session.refused.pop(needed, None)
     response = yield from base(session, (needed,))
     what = f"logging in to {session.host}"
     if response.status != 200:
