@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from regaudit.cleaner.plan import Approval, Plan, plan
     from regaudit.cleaner.rows import PlanRow
     from regaudit.client.login import Login
-    from regaudit.client.registry import Registry, Repository
+    from regaudit.client.registry import Registry
+    from regaudit.client.repository import BlobUpload, Repository
     from regaudit.errors import RegauditError
     from regaudit.inventory.collect import Progress, collect
     from regaudit.inventory.snapshot import Snapshot
+    from regaudit.log import show_log
     from regaudit.manifest import Descriptor, ImageConfig, Index, Manifest, digest_of_document, parse_manifest
     from regaudit.notebook.form import ReviewForm, review
     from regaudit.reference import (
@@ -51,10 +53,12 @@ _HOMES = {
     "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),
     "regaudit.cleaner.rows": ("PlanRow",),
     "regaudit.client.login": ("Login",),
-    "regaudit.client.registry": ("Registry", "Repository"),
+    "regaudit.client.registry": ("Registry",),
+    "regaudit.client.repository": ("BlobUpload", "Repository"),
     "regaudit.errors": ("RegauditError",),
     "regaudit.inventory.collect": ("Progress", "collect"),
     "regaudit.inventory.snapshot": ("Snapshot",),
+    "regaudit.log": ("show_log",),
     "regaudit.manifest": ("Descriptor", "ImageConfig", "Index", "Manifest", "digest_of_document", "parse_manifest"),
     "regaudit.notebook.form": ("ReviewForm", "review"),
     "regaudit.reference": (

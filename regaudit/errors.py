@@ -5,7 +5,8 @@
     RegauditError
     ├── UsageError              what was typed is wrong: type it as the message says
     │   ├── InvalidReference        a registry, repository, tag or digest outside the grammar
-    │   └── MissingExtra            an optional package is not installed
+    │   ├── MissingExtra            an optional package is not installed
+    │   └── BlobInUse               a blob that a manifest uses: leave it, or force it
     ├── RegistryError           the conversation with a registry failed
     │   ├── Unreachable             no answer: check the address and the network
     │   │   ├── TimedOut                not within its deadline
@@ -35,6 +36,7 @@ Each class names its ``kind``, the word that stands in the ``error`` column of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -60,6 +62,24 @@ class MissingExtra(UsageError):
     """An optional package is missing; the message names the extra that brings it."""
 
     kind = "missing_extra"
+
+
+class BlobInUse(UsageError):
+    """A blob that was to be deleted is used.
+
+    Parameters
+    ----------
+    message : str
+        One sentence, already safe to show.
+    holders : sequence of str
+        What uses it: ``:TAG`` or ``@DIGEST``.
+    """
+
+    kind = "blob_in_use"
+
+    def __init__(self, message: str, *, holders: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.holders = tuple(holders)
 
 
 class RegistryError(RegauditError):

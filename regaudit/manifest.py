@@ -34,11 +34,28 @@ INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 SCHEMA1_TYPES = frozenset({SCHEMA1_SIGNED, SCHEMA1_PLAIN})
 IMAGE_CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
-# Sent with every request for a manifest. Schema 1 comes last: with `*/*`, or with nothing, Debian's
-# docker-registry 2.8.2 converts to schema 1 and answers with a digest that it does not have.
-ACCEPT_MANIFESTS = ", ".join(
-    (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST, SCHEMA1_SIGNED + ";q=0.5", SCHEMA1_PLAIN + ";q=0.4")
-)
+# Schema 1 comes last: with `*/*`, or with nothing, Debian's docker-registry 2.8.2 converts to schema 1 and
+# answers with a digest that it does not have.
+_ACCEPTED_SCHEMA1 = (SCHEMA1_SIGNED + ";q=0.5", SCHEMA1_PLAIN + ";q=0.4")
+
+
+def accept_manifests(*, max_schema_version: int = 2, indexes: bool = True) -> str:
+    """Return the Accept header of a request for a manifest. Nothing asks for one with another header.
+
+    Parameters
+    ----------
+    max_schema_version : int
+        1 asks for Docker's schema 1 alone.
+    indexes : bool
+        False leaves the indexes out; a registry may then answer with a child of its own choice.
+    """
+    if max_schema_version == 1:
+        return ", ".join(_ACCEPTED_SCHEMA1)
+    types = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
+    return ", ".join((*(kind for kind in types if indexes or kind not in INDEX_TYPES), *_ACCEPTED_SCHEMA1))
+
+
+ACCEPT_MANIFESTS = accept_manifests()
 
 # What cosign, notation and sigstore bundles write: a manifest that signs another one.
 _SIGNATURE_TYPES = frozenset(

@@ -39,6 +39,7 @@ _SECRETS = (
 )
 
 _KIBI = 1024.0
+_NO_URL = "(not a URL)"
 
 
 def clean(text: object, limit: int = 2048) -> str:
@@ -61,9 +62,26 @@ def safe_url(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:  # brackets that hold no IPv6 address, and the like
-        return "(not a URL)"
+        return _NO_URL
     host = parts.netloc.rpartition("@")[2]
     return clean(urlunsplit((parts.scheme, host, parts.path, "", "")), 512)
+
+
+# Parameters of the distribution interface that say what is asked for. Any other may be a login: the
+# signature of a storage service, the state of an upload session, the page of a vendor.
+_OPEN_PARAMETERS = frozenset(
+    {"n", "last", "digest", "mount", "from", "artifactType", "digest-algorithm", "tag", "q", "page", "scope", "service"}
+)
+
+
+def log_url(url: str) -> str:
+    """Return a URL for the log: as `safe_url`, with the parameters that say what is asked for, and ``***`` for others."""
+    shown = safe_url(url)
+    pairs = [pair.partition("=") for pair in url.partition("#")[0].partition("?")[2].split("&") if pair]
+    if shown == _NO_URL or not pairs:
+        return shown
+    query = "&".join(f"{name}={value if name in _OPEN_PARAMETERS else '***'}" for name, _, value in pairs)
+    return clean(f"{shown}?{query}", 1024)
 
 
 def escape(text: object) -> str:

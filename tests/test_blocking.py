@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import http.client
 import io
@@ -168,14 +169,16 @@ def test_after_an_answer_that_was_not_read_the_next_one_is_the_right_one(hostile
 class Parts:
     """A sink that remembers how often it began."""
 
+    position = 0
+
     def __init__(self):
         self.data, self.begun = b"", 0
 
+    def begin(self, status, headers):
+        self.begun += 1
+
     def write(self, data):
         self.data += data
-
-    def restart(self):
-        self.data, self.begun = b"", self.begun + 1
 
 
 def test_a_sink_gets_the_body_of_a_success_only(hostile, driver):
@@ -185,6 +188,22 @@ def test_a_sink_gets_the_body_of_a_success_only(hostile, driver):
     assert (sink.data, sink.begun) == (b"", 0)
     response = driver.run(one(get(f"{hostile.url}/x", into=sink, deadline=None)))
     assert (response.body, sink.data, sink.begun) == (b"", b"blob" * 10_000, 1)
+    assert response.received == len(sink.data)
+
+
+class Full(Parts):
+    """A sink on a disk without room."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_fault_of_this_machine_is_not_blamed_on_the_registry(hostile, driver):
+    hostile.on("GET /x", reply(200, b"blob" * 10_000))
+    with pytest.raises(OSError, match="No space left") as caught:
+        driver.run(one(get(f"{hostile.url}/x", into=Full(), deadline=None)))
+    assert caught.value.errno == errno.ENOSPC
+    assert len(hostile.requests) == 1
 
 
 class Book:

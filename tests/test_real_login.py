@@ -17,6 +17,7 @@ from token_server import REFRESH_TOKEN, TokenServer, deletion_by_star, only
 
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.plan import plan
+from regaudit.client import write
 from regaudit.client.registry import Registry
 from regaudit.errors import AccessDenied, AuthenticationFailed, Unreachable
 from regaudit.inventory.collect import collect
@@ -310,8 +311,7 @@ def test_a_token_server_that_deletes_only_by_star_is_climbed_to_once(guarded, to
         for text in ("one", "two"):
             digest = push_tiny(repository, text, text=text)
             assert repository.delete_manifest(digest) == 202
-    assert scopes(tokens) == [
-        PUSH,
+    assert [scope for scope in scopes(tokens) if scope not in {READ, PUSH}] == [
         "repository:team/app:pull,delete",
         "repository:team/app:delete",
         "repository:team/app:pull,push,delete",
@@ -325,7 +325,7 @@ def test_who_comes_fresh_asks_first_for_the_scope_that_the_401_names(guarded, to
         digest = push_tiny(registry.repository("team/app"), "v2", text="two")
     tokens.asked.clear()
     with alice(guarded) as registry:
-        assert registry.repository("team/app").delete_manifest(digest) == 202
+        assert registry.run(write.delete_manifest(registry.session, "team/app", digest)).status == 202
     assert scopes(tokens) == ["repository:team/app:delete"]
 
 

@@ -17,7 +17,7 @@ from hostile import Cut, Drip, Stall, Talk, answer, error, redirect, reply, sess
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from regaudit.client import blocking, v2
+from regaudit.client import v2
 from regaudit.client.exchange import MANIFEST_CAP, Headers
 from regaudit.client.registry import Registry
 from regaudit.errors import (
@@ -653,13 +653,12 @@ def test_no_exchange_outlives_its_deadline_by_a_second(hostile):
     assert all(0.9 < seconds < 2 for seconds in ended.values()), ended
 
 
-def test_a_blob_may_take_long_but_must_move(hostile, app, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocking, "STALL", 0.5)
+def test_a_blob_may_take_long_but_must_move(hostile, tmp_path):
     raw = reply(200, BLOB)
     hostile.on(f"GET /v2/team/app/blobs/{Digest.of(BLOB)}", Drip(raw, len(raw) - 50, 0.05))
     started = time.monotonic()
-    with pytest.raises(TimedOut):
-        app.download_blob(Digest.of(BLOB), tmp_path / "blob")
+    with Registry(hostile.host, tries=1, stall_timeout=0.5) as registry, pytest.raises(TimedOut):
+        registry.repository("team/app").download_blob(Digest.of(BLOB), tmp_path / "blob")
     assert 0.4 < time.monotonic() - started < 1.5
     assert list(tmp_path.glob("*blob*")) == []
 

@@ -7,13 +7,15 @@ import json
 import pytest
 from hostile import Cut, answer, error, reply, session, talk
 
-from regaudit.client import write
+from regaudit.client import upload, write
 from regaudit.client.exchange import DELETE_DEADLINE
 from regaudit.client.registry import Registry
+from regaudit.client.transfer import Content
 from regaudit.errors import (
     AccessDenied,
     BadManifest,
     BadResponse,
+    BlobInUse,
     DigestMismatch,
     InvalidReference,
     NotFound,
@@ -22,7 +24,7 @@ from regaudit.errors import (
     UnexpectedStatus,
     Unsupported,
 )
-from regaudit.manifest import OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Index
+from regaudit.manifest import DOCKER_MANIFEST, OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Index
 from regaudit.reference import Digest, attached_tag
 from regaudit.sandbox.server import Sandbox
 
@@ -134,9 +136,8 @@ def test_an_upload_goes_nowhere_but_to_the_registry(hostile, rogue, decoy, locat
 
 def test_an_upload_location_that_says_http_behind_tls_is_reached_by_tls():
     location = {"Location": "http://registry.example/v2/team/app/blobs/uploads/1"}
-    _, driver = talk(
-        write.upload_blob(session(), "team/app", DIGEST, DATA), answer(404), answer(202, headers=location), answer(201)
-    )
+    conversation = upload.upload_blob(session(), "team/app", DIGEST, Content(DATA))
+    _, driver = talk(conversation, answer(404), answer(202, headers=location), answer(201))
     assert driver.requests[2].url.startswith("https://registry.example/v2/team/app/blobs/uploads/1?digest=")
     assert driver.requests[2].deadline is None, "a large blob may take as long as it moves"
 
@@ -146,7 +147,7 @@ def test_an_upload_location_that_says_http_behind_tls_is_reached_by_tls():
 )
 def test_an_upload_that_is_not_allowed_says_so_before_it_is_sent(hostile, rogue, opened, kind):
     hostile.on("POST /v2/team/app/blobs/uploads/", opened)
-    with pytest.raises(kind, match="uploading sha256"):
+    with pytest.raises(kind, match=r"opening an upload to .*/team/app"):
         rogue.upload_blob(DATA)
     assert [seen.method for seen in hostile.requests] == ["HEAD", "POST"]
 
@@ -261,7 +262,7 @@ def test_a_registry_that_does_not_delete_tags_answers_400_and_keeps_everything()
         repository = registry.repository("team/app")
         repository.upload_blob(b"{}")
         repository.put_manifest("v1", IMAGE, OCI_MANIFEST)
-        with pytest.raises(UnexpectedStatus) as caught:
+        with pytest.raises(Unsupported, match="does not delete a tag alone") as caught:
             repository.delete_tag("v1")
         assert caught.value.status == 400
         assert repository.tags() == ["v1"]
@@ -349,3 +350,130 @@ def test_a_fallback_list_that_cannot_be_read_is_not_overwritten(hostile, rogue):
         with pytest.raises((UnexpectedStatus, BadManifest)):
             rogue.put_manifest(Digest.of(raw), raw, OCI_MANIFEST)
     assert not hostile.seen(f"PUT {fallback}")
+
+
+def test_a_referrer_that_is_deleted_is_taken_off_its_subjects_fallback_list():
+    with Sandbox(referrers=False) as server, Registry(server.host) as registry:
+        repository = registry.repository("team/app")
+        repository.upload_blob(b"{}")
+        subject = repository.put_manifest("v1", IMAGE)
+        gone, stays = about(IMAGE, note="1"), about(IMAGE, note="2")
+        for raw in (gone, stays):
+            repository.put_manifest(Digest.of(raw), raw)
+        foreign = json.loads(server.store.manifest("team/app", attached_tag(subject))[1])
+        foreign["manifests"][1]["com.example.field"] = "kept"
+        repository.put_manifest(attached_tag(subject), dump(foreign), OCI_INDEX)
+        repository.delete_manifest(Digest.of(gone))
+        [left] = repository.manifest(attached_tag(subject)).to_dict()["manifests"]
+        assert left["digest"] == Digest.of(stays)
+        assert left["com.example.field"] == "kept", "what others wrote there is not ours to drop"
+        repository.delete_manifest(Digest.of(stays))
+        assert repository.referrers(subject) == ()
+
+
+def test_where_the_registry_keeps_the_lists_a_deletion_touches_nothing_else():
+    with Sandbox() as server, Registry(server.host) as registry:
+        repository = registry.repository("team/app")
+        repository.upload_blob(b"{}")
+        subject, signature = repository.put_manifest("v1", IMAGE), about(IMAGE)
+        repository.put_manifest(Digest.of(signature), signature)
+        repository.delete_manifest(Digest.of(signature))
+        assert repository.referrers(subject) == ()
+        assert not [path for _, path, _ in server.requests if path.endswith(attached_tag(subject))]
+
+
+@pytest.mark.parametrize("interface", [True, False])
+def test_referrers_are_filtered_by_type_whoever_does_it(interface):
+    with Sandbox(referrers=interface) as server, Registry(server.host) as registry:
+        repository = registry.repository("team/app")
+        repository.upload_blob(b"{}")
+        subject = repository.put_manifest("v1", IMAGE)
+        for kind in (SBOM, "application/vnd.example.other"):
+            raw = about(IMAGE, kind)
+            repository.put_manifest(Digest.of(raw), raw)
+        assert len(repository.referrers(subject)) == 2
+        assert [d.artifact_type for d in repository.referrers(subject, artifact_type=SBOM)] == [SBOM]
+        assert repository.referrers(subject, artifact_type="application/none") == ()
+
+
+def test_a_registry_that_does_not_filter_is_filtered_here(hostile, rogue):
+    entries = [descriptor(OCI_MANIFEST, kind.encode()) | {"artifactType": kind} for kind in (SBOM, "application/other")]
+    raw = dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+    hostile.on(f"GET /v2/team/app/referrers/{DIGEST}", reply(200, raw, headers={"Content-Type": OCI_INDEX}))
+    assert [d.artifact_type for d in rogue.referrers(DIGEST, artifact_type=SBOM)] == [SBOM]
+    assert hostile.requests[-1].target.endswith("?artifactType=application%2Fspdx%2Bjson")
+
+
+# -- the blob that is still used -------------------------------------------------------------
+
+
+def image_of(*layers):
+    listed = [descriptor("application/vnd.oci.image.layer.v1.tar", layer) for layer in layers]
+    return dump(json.loads(IMAGE) | {"layers": listed})
+
+
+@pytest.fixture
+def used(app):
+    """Give the repository with a layer that the child of an index uses, one of a signature, and one of nobody."""
+    for data in (b"layer", b"signed", b"nobody"):
+        app.upload_blob(data)
+    child, signature = image_of(b"layer"), dump(json.loads(about(IMAGE)) | {"layers": [descriptor("x/y", b"signed")]})
+    app.put_manifest(Digest.of(child), child)
+    app.put_manifest("v1", IMAGE)
+    app.put_manifest(Digest.of(signature), signature)
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor(OCI_MANIFEST, child)]}
+    app.put_manifest("multi", dump(index))
+    return app
+
+
+@pytest.mark.parametrize(
+    ("data", "holder"),
+    [(b"{}", ":v1"), (b"layer", "@sha256:"), (b"signed", "@sha256:")],
+    ids=["config", "child", "sig"],
+)
+def test_a_blob_that_a_manifest_uses_is_not_deleted(used, server, data, holder):
+    with pytest.raises(BlobInUse, match="nothing was deleted") as caught:
+        used.delete_blob(Digest.of(data))
+    assert any(name.startswith(holder) for name in caught.value.holders)
+    assert not [1 for method, _, _ in server.requests if method == "DELETE"]
+    assert used.blob_size(Digest.of(data)) == len(data)
+
+
+def test_a_blob_of_nobody_is_deleted(used):
+    assert used.delete_blob(Digest.of(b"nobody")) == 202
+    with pytest.raises(NotFound):
+        used.head_blob(Digest.of(b"nobody"))
+
+
+def test_a_blob_in_use_goes_where_that_is_forced(used):
+    assert used.delete_blob(Digest.of(b"layer"), force=True) == 202
+
+
+def test_what_cannot_be_read_may_use_the_blob(hostile, rogue):
+    hostile.on("GET /v2/team/app/tags/list", reply(json={"name": "team/app", "tags": ["v1"]}))
+    hostile.on("GET /v2/team/app/manifests/v1", error(500, "UNKNOWN"))
+    with pytest.raises(UnexpectedStatus):
+        rogue.delete_blob(DIGEST)
+    assert "DELETE" not in {seen.method for seen in hostile.requests}
+
+
+# -- of which kind ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [OCI_MANIFEST, DOCKER_MANIFEST])
+def test_a_manifest_is_stored_as_the_kind_that_it_says_it_is(app, server, kind):
+    raw = dump(json.loads(IMAGE) | {"mediaType": kind})
+    app.put_manifest("v1", raw)
+    assert server.store.manifest("team/app", "v1") == (kind, raw)
+
+
+def test_an_index_that_says_nothing_is_known_by_its_fields(app, server):
+    raw = dump({"schemaVersion": 2, "manifests": []})
+    app.put_manifest("v1", raw)
+    assert server.store.manifest("team/app", "v1") == (OCI_INDEX, raw)
+
+
+def test_bytes_that_do_not_say_what_they_are_are_not_sent(hostile, rogue):
+    with pytest.raises(BadManifest, match="not a kind of manifest"):
+        rogue.put_manifest("v1", b"{}")
+    assert not hostile.requests

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
-import logging
 import socket
 import threading
 import time
@@ -28,6 +27,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from regaudit.client.exchange import (
     ERROR_CAP,
+    SAFE_METHODS,
     STALL,
     Conversation,
     Headers,
@@ -49,8 +49,6 @@ from regaudit.errors import (
     UsageError,
 )
 from regaudit.text import clean, redact, safe_url
-
-logger = logging.getLogger("regaudit.client")
 
 T = TypeVar("T")
 
@@ -76,6 +74,8 @@ class Transport:
         Proxy URLs by scheme; empty for none. The environment is not read here.
     connect_seconds : float
         The longest wait for a connection.
+    stall_seconds : float
+        The longest wait for the next bytes of an answer, and of a blob.
     in_flight : int
         The most requests at a time to this registry.
     """
@@ -85,6 +85,7 @@ class Transport:
     proxies: dict[str, str] = field(default_factory=dict)
     user_agent: str = "regaudit"
     connect_seconds: float = 10.0
+    stall_seconds: float = STALL
     in_flight: int = 8
 
 
@@ -245,32 +246,30 @@ class BlockingDriver:
         try:
             response = self._watched(request, started, stop)
             good = response.status not in {429, 503}
-            logger.debug(
-                "%s %s -> %d in %.3f s", request.method, safe_url(request.url), response.status, response.seconds
-            )
             return response
-        except RegistryError as error:
-            good = not isinstance(error, TimedOut)
-            logger.debug("%s %s failed: %s", request.method, safe_url(request.url), error)
+        except TimedOut:
+            good = False
             raise
         finally:
             self._throttle.leave(good=good)
 
     def _watched(self, request: Request, started: float, stop: Stop) -> Response:
-        watch = _Watch(request.deadline or STALL, stop, public_only=request.public_only)
+        watch = _Watch(request.deadline, self._transport.stall_seconds, stop, public_only=request.public_only)
         self._watchdog.watch(watch)
-        _local.watch = watch
+        _thread.watch = watch
         try:
             with contextlib.closing(_Body(request)) as body:
                 return self._one_exchange(request, body, watch, started)
         except RegistryError:
             raise
+        except _Local as local:
+            raise local.error from None
         except _FAULTS as error:
             if watch.expired:
                 stop.check()
             raise _translated(error, request, watch) from None
         finally:
-            _local.watch = None
+            _thread.watch = None
             self._watchdog.forget(watch)
 
     def _one_exchange(self, request: Request, body: _Body, watch: _Watch, started: float) -> Response:
@@ -278,17 +277,16 @@ class BlockingDriver:
             request.method, request.url, headers=self._headers(request), data=body.data
         ).prepare()
         transport = self._transport
-        seconds = request.deadline or STALL
         reply = self._adapter.send(
             prepared,
             stream=True,
-            timeout=(min(transport.connect_seconds, seconds), max(STALL, seconds)),
+            timeout=_timeouts(request, transport),
             verify=transport.verify if isinstance(transport.verify, bool) else str(transport.verify),
             cert=_certificate(transport),
             proxies=transport.proxies,
         )
         try:
-            content = _read(reply, request, watch)
+            content, received = _read(reply, request, watch)
         except BaseException:
             reply.raw.close()  # a connection with an unread rest must not be used again
             raise
@@ -305,6 +303,7 @@ class BlockingDriver:
             at=arrived,
             seconds=arrived - started,
             peer=watch.peer,
+            received=received,
         )
 
     def _headers(self, request: Request) -> dict[str, str]:
@@ -346,20 +345,30 @@ _FAULTS = (
 )
 
 
-class _Local(threading.local):
+class _Local(Exception):
+    """A fault of this machine in the middle of an exchange: a full disk, a file that cannot be read."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Thread(threading.local):
     """What the connection classes know of the exchange that their thread is in."""
 
     watch: _Watch | None = None
 
 
-_local = _Local()
+_thread = _Thread()
 
 
 class _Watch:
     """One exchange under the watchdog's eye."""
 
-    def __init__(self, seconds: float, stop: Stop, *, public_only: bool) -> None:
-        self.expires = time.monotonic() + seconds
+    def __init__(self, deadline: float | None, stall: float, stop: Stop, *, public_only: bool) -> None:
+        self.seconds = stall if deadline is None else deadline
+        self.expires = time.monotonic() + self.seconds
+        self._stall = stall
         self.stop = stop
         self.public_only = public_only
         self.expired = False
@@ -377,9 +386,9 @@ class _Watch:
         if self.expired:
             self.expire()
 
-    def extend(self, seconds: float) -> None:
-        """Move the deadline: the exchange has made progress."""
-        self.expires = time.monotonic() + seconds
+    def moved(self) -> None:
+        """Begin the wait anew: a blob has made progress."""
+        self.expires = time.monotonic() + self._stall
 
     def expire(self) -> None:
         """End the exchange from another thread: whatever waits for the socket wakes up."""
@@ -482,7 +491,7 @@ class _LastLine:
 
 def _attach(connection: socket.socket | None, host: str) -> None:
     """Tell the watch of this thread's exchange its socket, and refuse an address that it may not use."""
-    watch = _local.watch
+    watch = _thread.watch
     if watch is None or connection is None:
         return
     watch.attach(connection)
@@ -558,6 +567,17 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
+def _timeouts(request: Request, transport: Transport) -> tuple[float, float]:
+    """Return the longest waits for a connection and for the next bytes.
+
+    A DELETE or PUT may be at work for as long as its deadline before it says anything.
+    """
+    if request.deadline is None:
+        return transport.connect_seconds, transport.stall_seconds
+    silent = request.deadline if request.method not in SAFE_METHODS else min(request.deadline, transport.stall_seconds)
+    return min(transport.connect_seconds, request.deadline), silent
+
+
 def _certificate(transport: Transport) -> tuple[str, str] | None:
     if transport.client_certificate is None:
         return None
@@ -595,9 +615,12 @@ class _Reader:
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes; each read shows the watchdog that the upload moves."""
-        if _local.watch is not None:
-            _local.watch.extend(STALL)
-        data: bytes = self._file.read(size)
+        if _thread.watch is not None:
+            _thread.watch.moved()
+        try:
+            data: bytes = self._file.read(size)
+        except OSError as error:
+            raise _Local(error) from None
         return data
 
     def __iter__(self) -> Iterator[bytes]:
@@ -610,23 +633,24 @@ def _header_fields(reply: requests.Response) -> Headers:
     return Headers((name, value) for name, value in pairs)
 
 
-def _read(reply: requests.Response, request: Request, watch: _Watch) -> bytes:
-    """Read the body whole: into the sink, or into memory up to the cap."""
+def _read(reply: requests.Response, request: Request, watch: _Watch) -> tuple[bytes, int]:
+    """Read the body whole, into the sink or into memory up to the cap; return the latter, and how many bytes came."""
     if request.method == "HEAD" or reply.status_code in {204, 304}:
         reply.raw.drain_conn()  # nothing, but the connection can be used again
-        return b""
+        return b"", 0
     if not 200 <= reply.status_code < 300:
-        return _beginning(reply)
+        beginning = _beginning(reply)
+        return beginning, len(beginning)
     _insist_on_an_end(reply, request)
-    body = b""
     if request.into is not None and reply.status_code in _SUCCESS:
-        _pour(reply, request.into, watch)
+        body, received = b"", _pour(reply, request.into, watch)
     else:
         body = _decoded(reply, request)
+        received = len(body)
     original = getattr(reply.raw, "_original_response", None)
     if isinstance(original, _WholeHeaders) and original.cut:
         raise http.client.IncompleteRead(b"")
-    return body
+    return body, received
 
 
 def _insist_on_an_end(reply: requests.Response, request: Request) -> None:
@@ -639,12 +663,18 @@ def _insist_on_an_end(reply: requests.Response, request: Request) -> None:
         )
 
 
-def _pour(reply: requests.Response, sink: Sink, watch: _Watch) -> None:
-    sink.restart()
-    watch.extend(STALL)
+def _pour(reply: requests.Response, sink: Sink, watch: _Watch) -> int:
+    sink.begin(reply.status_code, _header_fields(reply))
+    watch.moved()
+    received = 0
     for piece in reply.raw.stream(_SLOW_PIECE, decode_content=False):
-        watch.extend(STALL)
-        sink.write(piece)
+        watch.moved()
+        received += len(piece)
+        try:
+            sink.write(piece)
+        except OSError as error:
+            raise _Local(error) from None
+    return received
 
 
 def _beginning(reply: requests.Response) -> bytes:
@@ -684,8 +714,9 @@ def _translated(error: Exception, request: Request, watch: _Watch) -> RegistryEr
     """Return our error for one of requests, urllib3, http.client or the socket."""
     url = safe_url(request.url)
     if watch.expired:
-        seconds = STALL if request.deadline is None else request.deadline
-        return TimedOut(f"{url} did not answer within {seconds:.0f} s: is it overloaded, or the network slow?", url=url)
+        return TimedOut(
+            f"{url} did not answer within {watch.seconds:g} s: is it overloaded, or the network slow?", url=url
+        )
     if cause := _cause(error, AddressRefused):
         return cause
     if isinstance(error, requests.exceptions.SSLError) or _cause(error, urllib3.exceptions.SSLError):

@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from regaudit.client.credentials import Credentials
+from regaudit.client.traffic import log_fault, log_request, log_response
 from regaudit.errors import (
     AccessDenied,
     AddressRefused,
@@ -53,10 +54,12 @@ STALL = 30.0
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MOST_HOPS = 5
+MOST_HOPS = 5
 _LONGEST_WAIT = 60.0
 _TRANSIENT = frozenset({500, 502, 504})
 _BUSY = frozenset({429, 503})
+# A try that brought this much of a blob was no failure: what broke off is gone on with, and the count begins anew.
+_WORTH_A_TRY = 1 << 20
 
 T = TypeVar("T")
 Conversation: TypeAlias = Generator[Any, Any, T]
@@ -72,36 +75,44 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """A place for a body that is too large to hold."""
+    """A place for a body that is too large to hold, filled by one exchange or, after a fault, by several.
+
+    Attributes
+    ----------
+    position : int
+        How many bytes of the whole it has: where the next exchange goes on.
+    """
+
+    position: int
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Learn what the body that follows is a part of; raises `RegistryError` where it does not fit."""
 
     def write(self, data: bytes, /) -> object:
-        """Take some bytes."""
-
-    def restart(self) -> None:
-        """Forget everything written: the exchange begins again."""
+        """Take the next bytes of that body."""
 
 
 class Headers(Mapping[str, str]):
     """Header fields: case does not matter, and a field may come several times."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._pairs = tuple((name.lower(), value) for name, value in pairs)
+        self.pairs = tuple((name.lower(), value) for name, value in pairs)
 
     def __getitem__(self, name: str) -> str:
-        for own, value in self._pairs:
+        for own, value in self.pairs:
             if own == name.lower():
                 return value
         raise KeyError(name)
 
     def all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""
-        return [value for own, value in self._pairs if own == name.lower()]
+        return [value for own, value in self.pairs if own == name.lower()]
 
     def __iter__(self) -> Any:
-        return iter(dict.fromkeys(name for name, _ in self._pairs))
+        return iter(dict.fromkeys(name for name, _ in self.pairs))
 
     def __len__(self) -> int:
-        return len({name for name, _ in self._pairs})
+        return len({name for name, _ in self.pairs})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,8 @@ class Request:
         Seconds for the whole exchange; None where only a stall ends it.
     public_only : bool
         Whether to refuse a loopback, private or link-local address: set when another host named it.
+    hops : int
+        How many redirects may be followed.
     """
 
     method: str
@@ -131,6 +144,7 @@ class Request:
     cap: int = PAGE_CAP
     deadline: float | None = READ_DEADLINE
     public_only: bool = False
+    hops: int = MOST_HOPS
 
     def with_header(self, name: str, value: str | None) -> Request:
         """Return the request with a header set, or without it where `value` is None."""
@@ -148,6 +162,10 @@ class Response:
         When it arrived, on a monotonic clock in seconds: what token expiry is counted from.
     peer : str or None
         The address that answered.
+    received : int
+        Bytes of the body, wherever they went.
+    history : tuple of Response
+        The redirects that led here, oldest first.
     """
 
     status: int
@@ -157,6 +175,8 @@ class Response:
     at: float = 0.0
     seconds: float = 0.0
     peer: str | None = None
+    received: int = 0
+    history: tuple[Response, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,18 +369,25 @@ def send(session: Session, request: Request) -> Conversation[Response]:
     RateLimited
         The registry asks for a longer wait than a minute, or is still busy after the last attempt.
     """
-    faults = busy = 0
+    faults = busy = attempt = 0
     repeatable = request.method in SAFE_METHODS
     while True:
         session.counts[request.purpose] += 1
+        attempt += 1
+        held = _held(request)
+        request = _resumed(request)
+        log_request(request, attempt)
         try:
             response: Response = yield request
-        except Unreachable as error:
-            faults += 1
-            if not repeatable or faults >= session.retry.tries or isinstance(error, AddressRefused):
+        except RegistryError as error:
+            log_fault(request, error, attempt)
+            faults = 1 if _held(request) - held >= _WORTH_A_TRY else faults + 1
+            final = not repeatable or faults >= session.retry.tries
+            if final or not isinstance(error, Unreachable) or isinstance(error, AddressRefused):
                 raise
             yield Wait(session.retry.pause(faults - 1))
             continue
+        log_response(request, response, attempt)
         session.now = max(session.now, response.at)
         if response.status in _BUSY:
             busy += 1
@@ -387,14 +414,14 @@ def follow(session: Session, request: Request) -> Conversation[Response]:
         With the status of the redirect.
     """
     response = yield from send(session, request)
-    for _ in range(_MOST_HOPS):
-        if response.status not in _REDIRECTS:
-            return response
+    history: tuple[Response, ...] = ()
+    while response.status in _REDIRECTS:
+        if len(history) >= request.hops:
+            raise _too_many_hops(request, response)
         request = _redirected(request, response)
+        history = (*history, response)
         response = yield from send(session, request)
-    if response.status in _REDIRECTS:
-        raise RedirectRefused(f"{safe_url(request.url)} redirects more than {_MOST_HOPS} times", status=response.status)
-    return response
+    return replace(response, history=history) if history else response
 
 
 def error_of(response: Response, what: str, *, shown: str = "nothing") -> Refused:  # noqa: PLR0911 -- a table
@@ -434,6 +461,16 @@ def error_of(response: Response, what: str, *, shown: str = "nothing") -> Refuse
     return UnexpectedStatus(f"{what}: the registry answered {status}{said}", **options)
 
 
+def _held(request: Request) -> int:
+    return 0 if request.into is None else request.into.position
+
+
+def _resumed(request: Request) -> Request:
+    """Ask only for the rest of a body whose beginning the sink has (RFC 9110, section 14.2)."""
+    position = _held(request)
+    return request.with_header("Range", f"bytes={position}-") if position else request
+
+
 def _busy_pause(policy: RetryPolicy, request: Request, response: Response, attempt: int) -> float:
     """Return the seconds that a busy registry asks to wait or, where it does not say, a guess that grows."""
     asked = _retry_after(response)
@@ -459,6 +496,16 @@ def _retry_after(response: Response) -> float | None:
         return max(0.0, (then - now).total_seconds())
     except (ValueError, TypeError):
         return None
+
+
+def _too_many_hops(request: Request, response: Response) -> RedirectRefused:
+    url = safe_url(request.url)
+    if request.hops:
+        return RedirectRefused(f"{url} redirects more than {request.hops} times", url=url, status=response.status)
+    target = safe_url(response.headers.get("location", ""))
+    return RedirectRefused(
+        f"{url} redirects to {target}, and redirects were not to be followed", url=url, status=response.status
+    )
 
 
 def _redirected(request: Request, response: Response) -> Request:

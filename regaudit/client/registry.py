@@ -1,4 +1,4 @@
-"""Registry and Repository: what a person holds in a notebook."""
+"""Registry: what a person holds in a notebook."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from regaudit._version import __version__
-from regaudit.client import v2, write
-from regaudit.client.auth import refusal
+from regaudit.client import v2
 from regaudit.client.blocking import BlockingDriver, Transport
 from regaudit.client.bulk import Bulk
 from regaudit.client.credentials import find_credentials
-from regaudit.client.exchange import READ_DEADLINE, Conversation, Response, RetryPolicy, Session, Sink, Source
+from regaudit.client.exchange import READ_DEADLINE, STALL, Conversation, RetryPolicy, Session
 from regaudit.client.login import Login, login
-from regaudit.errors import UsageError
-from regaudit.manifest import AnyManifest, Descriptor, ImageConfig, Manifest, parse_image_config
-from regaudit.reference import Digest, RegistryName, check_repository, parse_registry
+from regaudit.client.repository import Repository
+from regaudit.errors import AccessDenied, AuthenticationFailed, NotARegistry, UsageError
+from regaudit.reference import RegistryName, check_repository, parse_registry
 from regaudit.text import clean
 
 T = TypeVar("T")
@@ -48,9 +47,15 @@ class Registry:
     use_env_proxy : bool
         Use the proxy of the environment variables; they are ignored otherwise.
     deadline : float
-        Seconds for a whole exchange, blobs apart.
+        Seconds for a whole exchange, blobs apart: those may take long, but must move.
+    connect_timeout : float
+        Seconds for a connection.
+    stall_timeout : float
+        Seconds for the next bytes of an answer or of a blob.
     tries : int
-        Attempts of a read that gets no answer.
+        Attempts of a read that gets no answer, and of a part of a blob.
+    busy_tries : int
+        Attempts of a request to which the registry says that it is busy (429, 503).
     in_flight : int
         The most requests at a time.
     trusted_realms : sequence of str
@@ -82,7 +87,10 @@ class Registry:
         proxy: str | None = None,
         use_env_proxy: bool = False,
         deadline: float = READ_DEADLINE,
+        connect_timeout: float = 10.0,
+        stall_timeout: float = STALL,
         tries: int = 3,
+        busy_tries: int = 6,
         in_flight: int = 8,
         trusted_realms: Sequence[str] = (),
         user_agent: str = f"regaudit/{__version__}",
@@ -99,7 +107,7 @@ class Registry:
             registry=name,
             base=f"{scheme}://{name.server}",
             credentials=find_credentials(name, username=username, password=password, token=token),
-            retry=RetryPolicy(tries=tries),
+            retry=RetryPolicy(tries=tries, busy_tries=busy_tries),
             deadline=deadline,
             trusted_realms=tuple(trusted_realms),
         )
@@ -110,6 +118,8 @@ class Registry:
                 client_certificate=certificate,
                 proxies=_proxies(name.server, proxy, from_environment=use_env_proxy),
                 user_agent=user_agent,
+                connect_seconds=connect_timeout,
+                stall_seconds=stall_timeout,
                 in_flight=in_flight,
             )
         )
@@ -137,6 +147,22 @@ class Registry:
             With what to do about it.
         """
         return self.run(v2.ping(self.session))
+
+    def supports_v2(self) -> bool:
+        """Return whether this is a registry of the v2 interface, a login wanted or not.
+
+        Raises
+        ------
+        RegistryError
+            Nobody answers, or the answer leaves it open.
+        """
+        try:
+            self.ping()
+        except NotARegistry:
+            return False
+        except (AuthenticationFailed, AccessDenied):
+            return True
+        return True
 
     def login(self, scope: str | None = None) -> Login:
         """Log in, and say what that came to; without credentials, as nobody.
@@ -180,123 +206,6 @@ class Registry:
         return f"<Registry {clean(self.session.base, 120)}>"
 
 
-class Repository:
-    """One repository of a registry. Every method is one or a few requests."""
-
-    def __init__(self, registry: Registry, name: str) -> None:
-        self.registry, self.name = registry, name
-
-    def __repr__(self) -> str:
-        return f"<Repository {clean(self.registry.host, 120)}/{clean(self.name, 255)}>"
-
-    def tags(self) -> list[str]:
-        """Return all tags, over all pages; raises `NotFound` where there is no such repository."""
-        return list(self._run(v2.tags(self._session, self.name)).all())
-
-    def head(self, reference: str) -> v2.Head:
-        """Return digest, media type and size of a manifest by tag or digest, without reading it."""
-        return self._run(v2.head_manifest(self._session, self.name, reference))
-
-    def manifest(self, reference: str) -> AnyManifest:
-        """Return a manifest or index by tag or digest, its bytes verified."""
-        return self._run(v2.get_manifest(self._session, self.name, reference))
-
-    def config(self, manifest: Manifest) -> ImageConfig:
-        """Return the config of an image."""
-        return parse_image_config(self._run(v2.get_blob(self._session, self.name, manifest.config.digest)))
-
-    def referrers(self, digest: str) -> tuple[Descriptor, ...]:
-        """Return descriptors of what refers to a digest: signatures, attestations, SBOMs."""
-        return self._run(v2.referrers(self._session, self.name, Digest(digest)))
-
-    def blob_size(self, digest: str) -> int | None:
-        """Return a blob's size in bytes; raises `NotFound` where it is not there."""
-        return self._run(v2.head_blob(self._session, self.name, Digest(digest)))
-
-    def download_blob(self, digest: str, path: str | Path) -> int:
-        """Stream a blob into a file, verify it, and return its size in bytes.
-
-        The file appears only when it is whole and its digest is right.
-        """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.part")
-        try:
-            with partial.open("wb") as file:
-                size = self._run(v2.download_blob(self._session, self.name, Digest(digest), _FileSink(file)))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return size
-
-    def upload_blob(self, data: bytes | Path) -> Digest:
-        """Upload a blob from memory or from a file, unless it is there, and return its digest."""
-        body: bytes | Source = _FileSource(data) if isinstance(data, Path) else data
-        digest = _digest_of_file(data) if isinstance(data, Path) else Digest.of(data)
-        self._run(write.upload_blob(self._session, self.name, digest, body))
-        return digest
-
-    def put_manifest(self, reference: str, raw: bytes, media_type: str) -> Digest:
-        """Store a manifest byte for byte under a tag or its digest, and return its digest."""
-        return self._run(write.put_manifest(self._session, self.name, reference, raw, media_type))
-
-    def delete_manifest(self, digest: str) -> int:
-        """Delete a manifest **and every tag on it**, and return the status; prefer a plan and a `Cleaner`.
-
-        Raises
-        ------
-        Refused
-            The registry did not accept it.
-        """
-        return self._accepted(self._run(write.delete_manifest(self._session, self.name, Digest(digest))), digest)
-
-    def delete_tag(self, tag: str) -> int:
-        """Delete a tag alone, and return the status; not every registry offers this."""
-        return self._accepted(self._run(write.delete_tag(self._session, self.name, tag)), tag)
-
-    @property
-    def _session(self) -> Session:
-        return self.registry.session
-
-    def _run(self, conversation: Conversation[T]) -> T:
-        return self.registry.run(conversation)
-
-    def _accepted(self, response: Response, what: str) -> int:
-        if response.status in {200, 202, 204}:
-            return response.status
-        raise refusal(self._session, response, f"deleting {self.registry.host}/{self.name} {clean(what, 140)}")
-
-
-class _FileSink(Sink):
-    """A file that a blob is streamed into."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def write(self, data: bytes, /) -> None:
-        self._file.write(data)
-
-    def restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-
-
-class _FileSource(Source):
-    """A file that is uploaded, from its beginning at each attempt."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self.size = path, path.stat().st_size
-
-    def open(self) -> Any:
-        return self._path.open("rb")
-
-
-def _digest_of_file(path: Path) -> Digest:
-    import hashlib
-
-    with path.open("rb") as file:
-        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
-
-
 def _scheme(name: RegistryName, *, plain_http: bool) -> str:
     if plain_http and name.scheme == "https":
         raise UsageError("plain_http and https:// contradict each other: give one of them")
@@ -317,4 +226,4 @@ def _proxies(server: str, proxy: str | None, *, from_environment: bool) -> dict[
     return {k: v for k, v in urllib.request.getproxies().items() if k in {"http", "https"}}
 
 
-__all__ = ["Registry", "Repository"]
+__all__ = ["Registry"]

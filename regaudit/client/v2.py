@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from regaudit.client.auth import ask, refusal, repository_scope
 from regaudit.client.exchange import (
     MANIFEST_CAP,
+    MOST_HOPS,
     PAGE_CAP,
     Conversation,
     Headers,
@@ -26,6 +27,7 @@ from regaudit.client.exchange import (
     origin,
     resolve,
 )
+from regaudit.client.transfer import Download
 from regaudit.errors import (
     AccessDenied,
     BadManifest,
@@ -46,11 +48,14 @@ from regaudit.manifest import (
     AnyManifest,
     Descriptor,
     Index,
+    LegacyManifest,
+    Manifest,
+    accept_manifests,
     load_json,
     parse_manifest,
 )
 from regaudit.reference import Digest, attached_tag, check_repository, check_tag, is_repository, is_tag
-from regaudit.text import clean, safe_url
+from regaudit.text import clean, log_url, safe_url
 
 # distribution 3.x answers 400 to more, and hosted registries clamp to it.
 PAGE_SIZE = 1000
@@ -105,6 +110,34 @@ class Head:
     digest: Digest | None
     media_type: str
     size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One response on the way to a blob: a redirect, or the last one."""
+
+    status: int
+    url: str
+    headers: dict[str, str] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return status, headers and URL, without what may be the signature of a storage service."""
+        headers = {name: log_url(v) if name == "location" else clean(v) for name, v in self.headers.items()}
+        return {"status": self.status, "url": log_url(self.url), "headers": headers}
+
+
+@dataclass(frozen=True, slots=True)
+class BlobHead:
+    """What HEAD says of a blob; `size` in bytes is None where the registry does not tell."""
+
+    digest: Digest
+    size: int | None
+    responses: tuple[Hop, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return digest, size, and every response on the way."""
+        responses = [hop.to_dict() for hop in self.responses]
+        return {"digest": str(self.digest), "size": self.size, "responses": responses}
 
 
 @dataclass(slots=True)
@@ -193,7 +226,7 @@ def head_manifest(session: Session, repository: str, reference: str) -> Conversa
     """
     request = Request(
         "HEAD",
-        _manifest_url(session, repository, reference),
+        manifest_url(session, repository, reference),
         "head",
         {"Accept": ACCEPT_MANIFESTS},
         deadline=session.deadline,
@@ -204,8 +237,25 @@ def head_manifest(session: Session, repository: str, reference: str) -> Conversa
     return Head(_announced(response, repository, reference), _content_type(response), _size(response))
 
 
-def get_manifest(session: Session, repository: str, reference: str) -> Conversation[AnyManifest]:
+def get_manifest(
+    session: Session,
+    repository: str,
+    reference: str,
+    *,
+    max_schema_version: int = 2,
+    accept_indexes: bool = True,
+    follow_redirects: bool = True,
+) -> Conversation[AnyManifest]:
     """Return a manifest by tag or digest, its bytes verified.
+
+    Parameters
+    ----------
+    max_schema_version : int
+        1 asks for Docker's schema 1 alone, which some registries convert to; its digest may then not exist there.
+    accept_indexes : bool
+        False lets the registry choose an image of an index.
+    follow_redirects : bool
+        False makes a redirect an error.
 
     Raises
     ------
@@ -214,13 +264,15 @@ def get_manifest(session: Session, repository: str, reference: str) -> Conversat
     BadManifest
         The bytes are no manifest, or contradict the Content-Type.
     """
+    accept = accept_manifests(max_schema_version=max_schema_version, indexes=accept_indexes)
     request = Request(
         "GET",
-        _manifest_url(session, repository, reference),
+        manifest_url(session, repository, reference),
         "manifest",
-        {"Accept": ACCEPT_MANIFESTS},
+        {"Accept": accept},
         cap=MANIFEST_CAP,
         deadline=session.deadline,
+        hops=MOST_HOPS if follow_redirects else 0,
     )
     response = yield from ask(session, request, (repository_scope(repository, "pull"),))
     if response.status != 200:
@@ -230,7 +282,9 @@ def get_manifest(session: Session, repository: str, reference: str) -> Conversat
 
 def get_blob(session: Session, repository: str, digest: Digest, cap: int = MANIFEST_CAP) -> Conversation[bytes]:
     """Return a small blob (an image config) as bytes, verified against its digest."""
-    response = yield from _blob(session, "GET", repository, digest, cap=cap)
+    response = yield from _ask_blob(session, "GET", repository, digest, cap=cap)
+    if response.status != 200:
+        raise refusal(session, response, _what(session, repository, digest))
     if not digest.matches(response.body):
         raise DigestMismatch(
             f"{_what(session, repository, digest)}: the bytes do not hash to the digest", url=safe_url(response.url)
@@ -238,42 +292,112 @@ def get_blob(session: Session, repository: str, digest: Digest, cap: int = MANIF
     return response.body
 
 
-def download_blob(session: Session, repository: str, digest: Digest, sink: Sink) -> Conversation[int]:
+def download_blob(session: Session, repository: str, digest: Digest, sink: Download) -> Conversation[int]:
     """Stream a blob into a sink and return its size in bytes.
+
+    What breaks off is gone on with where it stopped, as often as it moves.
 
     Raises
     ------
     DigestMismatch
         What arrived does not hash to the digest; the sink holds it all the same.
     """
-    hashing = _HashingSink(sink, digest)
-    response = yield from _blob(session, "GET", repository, digest, into=hashing)
-    if not hashing.matches:
-        raise DigestMismatch(
-            f"{_what(session, repository, digest)}: the bytes do not hash to the digest", url=safe_url(response.url)
-        )
-    return hashing.size
+    where = _what(session, repository, digest)
+    while True:
+        before = sink.position
+        response = yield from _ask_blob(session, "GET", repository, digest, into=sink)
+        moved = sink.position > before
+        if response.status == 416 and before and response.headers.get("content-range") == f"bytes */{before}":
+            break  # an earlier attempt got all of it
+        # The address of a storage service that a registry redirects to is good for minutes; then it gives a new one.
+        if response.status not in {200, 206} and not (moved and not session.ours(response.url)):
+            raise refusal(session, response, where)
+        if response.status in {200, 206} and sink.whole:
+            break
+        if not moved:
+            raise TruncatedResponse(f"{where}: the registry does not send the rest of it", url=safe_url(response.url))
+    if not sink.matches:
+        raise DigestMismatch(f"{where}: the bytes do not hash to the digest", url=safe_url(response.url))
+    return sink.position
 
 
-def head_blob(session: Session, repository: str, digest: Digest) -> Conversation[int | None]:
-    """Return a blob's size in bytes, None where the registry does not tell; raises `NotFound` where it is not there."""
-    response = yield from _blob(session, "HEAD", repository, digest)
-    return _size(response)
+def head_blob(session: Session, repository: str, digest: Digest) -> Conversation[BlobHead]:
+    """Return what HEAD says of a blob; raises `NotFound` where it is not there."""
+    response = yield from _ask_blob(session, "HEAD", repository, digest)
+    if response.status != 200:
+        raise refusal(session, response, _what(session, repository, digest))
+    hops = (Hop(r.status, r.url, dict(r.headers)) for r in (*response.history, response))
+    return BlobHead(digest, _size(response), tuple(hops))
 
 
-def referrers(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...]]:
-    """List what refers to a digest, by the referrers interface or else by the fallback tag."""
-    listed = yield from listed_referrers(session, repository, digest)
-    if listed is not None:
-        return listed
+def blob_holders(session: Session, repository: str, digest: Digest) -> Conversation[tuple[str, ...]]:
+    """Return what in a repository uses a blob: tags, and digests that tags lead to.
+
+    A manifest that nothing in the repository leads to is not seen.
+
+    Raises
+    ------
+    RegistryError
+        Anything that could not be read: it may use the blob.
+    """
+    found = yield from tags(session, repository)
+    waiting: list[tuple[str, str]] = [(f":{tag}", tag) for tag in found.all()]
+    seen: set[str] = set()
+    holders: dict[str, None] = {}
+    while waiting:
+        name, reference = waiting.pop()
+        if reference in seen:
+            continue
+        seen.add(reference)
+        try:
+            manifest = yield from get_manifest(session, repository, reference)
+        except NotFound:
+            continue  # a dangling tag and a missing child hold nothing
+        if digest in _blobs_of(manifest):
+            holders[name] = None
+        if manifest.digest not in seen:
+            seen.add(manifest.digest)
+            children = manifest.manifests if isinstance(manifest, Index) else ()
+            attached = yield from referrers(session, repository, manifest.digest)
+            waiting += [(f"@{d.digest.short}", d.digest) for d in (*children, *attached)]
+    return tuple(holders)
+
+
+def _blobs_of(manifest: AnyManifest) -> set[Digest]:
+    if isinstance(manifest, Manifest):
+        return {blob.digest for blob in manifest.blobs}
+    return set(manifest.layers) if isinstance(manifest, LegacyManifest) else set()
+
+
+def referrers(
+    session: Session, repository: str, digest: Digest, artifact_type: str | None = None
+) -> Conversation[tuple[Descriptor, ...]]:
+    """List what refers to a digest, by the referrers interface or else by the fallback tag.
+
+    Parameters
+    ----------
+    artifact_type : str, optional
+        Only what is of this type. A registry that cannot filter sends all, and the rest is dropped here.
+    """
+    listed = yield from listed_referrers(session, repository, digest, artifact_type)
+    if listed is None:
+        index = yield from fallback_index(session, repository, digest)
+        listed = () if index is None else index.manifests
+    return tuple(d for d in listed if artifact_type is None or d.artifact_type == artifact_type)
+
+
+def fallback_index(session: Session, repository: str, digest: Digest) -> Conversation[Index | None]:
+    """Return the index under the fallback tag of a digest, None where there is none."""
     try:
         index = yield from get_manifest(session, repository, attached_tag(digest))
     except NotFound:
-        return ()
-    return index.manifests if isinstance(index, Index) else ()
+        return None
+    return index if isinstance(index, Index) else None
 
 
-def listed_referrers(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...] | None]:
+def listed_referrers(
+    session: Session, repository: str, digest: Digest, artifact_type: str | None = None
+) -> Conversation[tuple[Descriptor, ...] | None]:
     """List what refers to a digest by the referrers interface; None where the registry has none.
 
     Whether it has is found out once for a registry: without the interface it answers 404, with
@@ -283,12 +407,15 @@ def listed_referrers(session: Session, repository: str, digest: Digest) -> Conve
         yield Once(("referrers",), _probe_referrers(session, repository, digest))
     if not session.capabilities.get("referrers"):
         return None
-    return (yield from _referrer_pages(session, repository, digest))
+    return (yield from _referrer_pages(session, repository, digest, artifact_type))
 
 
-def _referrer_pages(session: Session, repository: str, digest: Digest) -> Conversation[tuple[Descriptor, ...]]:
+def _referrer_pages(
+    session: Session, repository: str, digest: Digest, artifact_type: str | None
+) -> Conversation[tuple[Descriptor, ...]]:
     found: dict[Digest, Descriptor] = {}
-    url: str | None = session.url(f"/v2/{check_repository(repository)}/referrers/{digest}")
+    query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
+    url: str | None = session.url(f"/v2/{check_repository(repository)}/referrers/{digest}{query}")
     seen: set[str] = set()
     while url is not None:
         seen.add(url)
@@ -329,36 +456,12 @@ def _ask_referrers(session: Session, url: str, repository: str) -> Conversation[
     return (yield from ask(session, request, (repository_scope(repository, "pull"),)))
 
 
-def _blob(
+def _ask_blob(
     session: Session, method: str, repository: str, digest: Digest, *, cap: int = MANIFEST_CAP, into: Sink | None = None
 ) -> Conversation[Response]:
     url = session.url(f"/v2/{check_repository(repository)}/blobs/{digest}")
     request = Request(method, url, "blob", cap=cap, into=into, deadline=None if into else session.deadline)
-    response: Response = yield from ask(session, request, (repository_scope(repository, "pull"),))
-    if response.status != 200:
-        raise refusal(session, response, _what(session, repository, digest))
-    return response
-
-
-class _HashingSink:
-    """A sink that hashes what passes through it."""
-
-    def __init__(self, sink: Sink, digest: Digest) -> None:
-        self._sink, self._digest = sink, digest
-        self._hasher, self.size = digest.hasher(), 0
-
-    def write(self, data: bytes, /) -> None:
-        self._hasher.update(data)
-        self.size += len(data)
-        self._sink.write(data)
-
-    def restart(self) -> None:
-        self._hasher, self.size = self._digest.hasher(), 0
-        self._sink.restart()
-
-    @property
-    def matches(self) -> bool:
-        return bool(self._hasher.hexdigest() == self._digest.encoded)
+    return (yield from ask(session, request, (repository_scope(repository, "pull"),)))
 
 
 # -- listings --------------------------------------------------------------------------------
@@ -517,7 +620,8 @@ def _content_type(response: Response) -> str:
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _manifest_url(session: Session, repository: str, reference: str) -> str:
+def manifest_url(session: Session, repository: str, reference: str) -> str:
+    """Return the URL of a manifest, with its repository, tag or digest checked against the grammar."""
     checked = Digest(reference) if ":" in reference else check_tag(reference)
     return session.url(f"/v2/{check_repository(repository)}/manifests/{quote(checked, safe=':')}")
 

@@ -1,4 +1,4 @@
-"""Changing a registry: one conversation per endpoint that writes or deletes.
+"""Changing a registry: one conversation per endpoint that stores a manifest or deletes. Blobs go up in `upload`.
 
 Only the cleaner and the registry object use this module. A deletion returns the response as it
 is: what a status means is decided where the state is read afterwards.
@@ -7,22 +7,12 @@ is: what a status means is decided where the state is read afterwards.
 from __future__ import annotations
 
 import json
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Any
 
 from regaudit.client.auth import ask, delete_scopes, refusal, repository_scope
-from regaudit.client.exchange import (
-    DELETE_DEADLINE,
-    MANIFEST_CAP,
-    Conversation,
-    Request,
-    Response,
-    Session,
-    Source,
-    origin,
-    resolve,
-)
-from regaudit.client.v2 import get_manifest
-from regaudit.errors import BadResponse, DigestMismatch, NotFound, RedirectRefused
+from regaudit.client.exchange import DELETE_DEADLINE, MANIFEST_CAP, Conversation, Request, Response, Session
+from regaudit.client.v2 import fallback_index, get_manifest, listed_referrers, manifest_url
+from regaudit.errors import BadResponse, DigestMismatch, NotFound
 from regaudit.manifest import OCI_INDEX, AnyManifest, Descriptor, Index, Manifest, parse_manifest
 from regaudit.reference import Digest, attached_tag, check_repository, check_tag
 from regaudit.text import clean, safe_url
@@ -60,8 +50,7 @@ def restore_manifest(
 def _store(session: Session, repository: str, reference: str, raw: bytes, media_type: str) -> Conversation[Response]:
     if ":" in reference and not Digest(reference).matches(raw):
         raise DigestMismatch(f"the manifest does not hash to {clean(reference, 100)}: nothing was sent")
-    checked = Digest(reference) if ":" in reference else check_tag(reference)
-    url = session.url(f"/v2/{check_repository(repository)}/manifests/{quote(checked, safe=':')}")
+    url = manifest_url(session, repository, reference)
     headers = {"Content-Type": media_type}
     request = Request("PUT", url, "put", headers, body=raw, cap=MANIFEST_CAP, deadline=DELETE_DEADLINE)
     response = yield from ask(session, request, (repository_scope(repository, "pull,push"),))
@@ -94,45 +83,35 @@ def delete_tag(session: Session, repository: str, tag: str) -> Conversation[Resp
     return (yield from _delete(session, repository, f"manifests/{check_tag(tag)}"))
 
 
-def upload_blob(session: Session, repository: str, digest: Digest, body: bytes | Source) -> Conversation[None]:
-    """Upload a blob in one piece (POST, then PUT), unless the repository has it."""
-    path = f"/v2/{check_repository(repository)}/blobs/"
-    scopes = (repository_scope(repository, "pull,push"),)
-    known = yield from ask(
-        session, Request("HEAD", session.url(f"{path}{digest}"), "blob", deadline=session.deadline), scopes
-    )
-    if known.status == 200:
+def delete_blob(session: Session, repository: str, digest: Digest) -> Conversation[Response]:
+    """Ask for a blob to be taken out of a repository, used or not, and return the response, whatever it is."""
+    return (yield from _delete(session, repository, f"blobs/{digest}"))
+
+
+def unlist_referrer(session: Session, repository: str, manifest: AnyManifest) -> Conversation[None]:
+    """Take a deleted manifest off the list under its subject's fallback tag, where a client keeps such lists.
+
+    As the specification asks of whoever deletes a manifest with a subject on a registry without the
+    referrers interface. A list that is left empty stays: deleting it by digest could take other tags along.
+    """
+    if manifest.subject is None:
         return
-    what = f"uploading {digest.short} to {session.host}/{repository}"
-    opened = yield from ask(
-        session, Request("POST", session.url(f"{path}uploads/"), "upload", deadline=session.deadline), scopes
-    )
-    if opened.status != 202:
-        raise refusal(session, opened, what)
-    target = _upload_target(opened)
-    url = target + ("&" if urlsplit(target).query else "?") + urlencode({"digest": digest})
-    headers = {"Content-Type": "application/octet-stream"}
-    stored = yield from ask(session, Request("PUT", url, "upload", headers, body=body, deadline=None), scopes)
-    if stored.status != 201:
-        raise refusal(session, stored, what)
+    listed = yield from listed_referrers(session, repository, manifest.subject.digest)
+    if listed is not None:
+        return  # the registry keeps the list itself
+    index = yield from fallback_index(session, repository, manifest.subject.digest)
+    if index is None or all(entry["digest"] != manifest.digest for entry in index.to_dict()["manifests"]):
+        return
+    document = index.to_dict()
+    document["manifests"] = [entry for entry in document["manifests"] if entry["digest"] != manifest.digest]
+    tag = attached_tag(manifest.subject.digest)
+    yield from _store(session, repository, tag, _dump(document), index.media_type)
 
 
 def _delete(session: Session, repository: str, path: str) -> Conversation[Response]:
     url = session.url(f"/v2/{check_repository(repository)}/{path}")
     request = Request("DELETE", url, "delete", deadline=DELETE_DEADLINE)
     return (yield from ask(session, request, delete_scopes(repository)))
-
-
-def _upload_target(response: Response) -> str:
-    """Return where the upload goes on, which must be the registry itself: the body and the login go there."""
-    location = response.headers.get("location", "")
-    target = resolve(response.url, location) if location else None
-    if target is None or origin(response.url)[1] != origin(target)[1]:
-        raise RedirectRefused(
-            f"{safe_url(response.url)} wants the upload at {safe_url(location)}: refused", status=response.status
-        )
-    own = urlsplit(response.url)
-    return urlsplit(target)._replace(scheme=own.scheme, netloc=own.netloc).geturl()
 
 
 def _list_in_fallback(session: Session, repository: str, raw: bytes, media_type: str) -> Conversation[None]:
@@ -147,14 +126,19 @@ def _list_in_fallback(session: Session, repository: str, raw: bytes, media_type:
         current = yield from get_manifest(session, repository, tag)
     except NotFound:
         current = None
-    entries = list(current.manifests) if isinstance(current, Index) else []
     if current is not None and not isinstance(current, Index):
         raise BadResponse(f"{session.host}/{repository}:{tag} is no index, so that the referrer cannot be listed there")
-    if any(entry.digest == manifest.digest for entry in entries):
+    # What others have written there stays as it is, fields that are not known here included.
+    empty: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+    index = empty if current is None else current.to_dict()
+    if any(entry["digest"] == manifest.digest for entry in index["manifests"]):
         return
-    entries.append(_entry(manifest))
-    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry.to_dict() for entry in entries]}
-    yield from put_manifest(session, repository, tag, json.dumps(index, separators=(",", ":")).encode(), OCI_INDEX)
+    index["manifests"].append(_entry(manifest).to_dict())
+    yield from _store(session, repository, tag, _dump(index), OCI_INDEX if current is None else current.media_type)
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _entry(manifest: AnyManifest) -> Descriptor:

@@ -1,0 +1,331 @@
+"""Whole images in a folder: an OCI image layout, read and written.
+
+The form is that of the OCI image specification 1.1 ("OCI Image Layout Specification"), which skopeo,
+crane, podman and others read. A blob that broke off stays beside its place as ``.part``, so that a later
+download goes on with it; what bears its digest as name is whole and verified.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from regaudit.client import upload, v2, write
+from regaudit.client.exchange import Conversation, Session
+from regaudit.client.transfer import Content, Download, TransferProgress
+from regaudit.errors import BadManifest, BadResponse, NotFound, UsageError
+from regaudit.manifest import (
+    OCI_INDEX,
+    AnyManifest,
+    Descriptor,
+    Index,
+    LegacyManifest,
+    Manifest,
+    load_json,
+    parse_manifest,
+)
+from regaudit.reference import Digest, is_tag
+from regaudit.text import atomic_write, clean, owned_folder
+
+# The annotation by which an image is found in a layout (image specification, "Pre-Defined Annotation Keys").
+_NAME = "org.opencontainers.image.ref.name"
+_VERSION = {"imageLayoutVersion": "1.0.0"}
+_MOST_MANIFESTS = 10_000
+
+
+class Layout:
+    """An OCI image layout in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        Made, with its parents, where it is not there.
+
+    Raises
+    ------
+    UsageError
+        The folder is something else: a file, a symbolic link, a folder with other content.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = owned_folder(folder)
+        marker = self.folder / "oci-layout"
+        if marker.is_file():
+            return
+        if any(self.folder.iterdir()):
+            raise UsageError(f"{clean(self.folder)} has files and is no OCI layout: name an empty or a new folder")
+        with atomic_write(marker) as file:
+            json.dump(_VERSION, file)
+        self._write_index({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
+
+    def images(self) -> list[dict[str, Any]]:
+        """Return the descriptors of the images in the layout, as its index has them."""
+        return list(self._index()["manifests"])
+
+    def find(self, name: str | None = None) -> Descriptor:
+        """Return the image of a name, or the only one.
+
+        Raises
+        ------
+        UsageError
+            There is none, or without a name there are several.
+        """
+        entries = [e for e in self.images() if name is None or name in {_name_of(e), e.get("digest")}]
+        names = ", ".join(clean(_name_of(entry) or entry.get("digest"), 80) for entry in self.images()[:10])
+        if not entries:
+            raise UsageError(f"{clean(self.folder)} has no such image; it has: {names or 'nothing'}")
+        if len({entry.get("digest") for entry in entries}) > 1:
+            raise UsageError(f"{clean(self.folder)} has several images, name one of them: {names}")
+        raw = json.dumps({"schemaVersion": 2, "manifests": entries[:1]}).encode()
+        index = parse_manifest(raw, OCI_INDEX)
+        assert isinstance(index, Index)  # noqa: S101 -- the media type says so
+        return index.manifests[0]
+
+    def add(self, image: Descriptor, name: str | None) -> None:
+        """List an image, under a name that another one then loses."""
+        entry = image.to_dict()
+        if name is not None:
+            entry["annotations"] = {**entry.get("annotations", {}), _NAME: name}
+        index = self._index()
+        others = [e for e in index["manifests"] if (_name_of(e), e.get("digest")) != (name, str(image.digest))]
+        index["manifests"] = [*(e for e in others if name is None or _name_of(e) != name), entry]
+        self._write_index(index)
+
+    def path(self, digest: Digest) -> Path:
+        """Return where a blob is, or would be."""
+        return self.folder / "blobs" / digest.algorithm / digest.encoded
+
+    def has(self, digest: Digest) -> bool:
+        """Return whether a blob is there."""
+        path = self.path(digest)
+        return path.is_file() and not path.is_symlink()
+
+    def manifest(self, digest: Digest, media_type: str) -> AnyManifest:
+        """Return a manifest of the layout; raises `BadManifest` where its bytes are not those of its digest."""
+        raw = self.path(digest).read_bytes()
+        manifest = parse_manifest(raw, media_type)
+        if manifest.digest != digest and not digest.matches(raw):
+            raise BadManifest(f"{clean(self.path(digest))} does not hash to its name: download it again")
+        return manifest
+
+    def store(self, digest: Digest, raw: bytes) -> None:
+        """Store a small blob whose digest is known to be right."""
+        with atomic_write(self._place(digest), "wb") as file:
+            file.write(raw)
+
+    @contextmanager
+    def receiving(self, blob: Descriptor, progress: TransferProgress | None = None) -> Iterator[Download]:
+        """Give a sink for a blob, which has its place when the block ends well and all of it has arrived."""
+        path = self._place(blob.digest)
+        partial = path.with_name(f"{path.name}.part")
+        if partial.is_symlink():
+            partial.unlink()
+        with partial.open("a+b") as file:
+            # Zero is also what a document without sizes says; the digest then decides alone.
+            sink = Download(file, blob.digest, size=blob.size or None, progress=progress)
+            file.seek(0)
+            sink.take_up(file)
+            try:
+                yield sink
+            except BaseException as error:
+                if isinstance(error, BadResponse) or not sink.position:
+                    partial.unlink()  # there is nothing in it to go on with
+                raise
+        partial.replace(path)
+
+    def _place(self, digest: Digest) -> Path:
+        path = self.path(digest)
+        owned_folder(path.parent.parent)
+        owned_folder(path.parent)
+        return path
+
+    def _index(self) -> dict[str, Any]:
+        path = self.folder / "index.json"
+        try:
+            index = load_json(path.read_bytes())
+        except FileNotFoundError:
+            raise UsageError(f"{clean(self.folder)} has no index.json: it is no whole OCI layout") from None
+        if not isinstance(index, dict) or not isinstance(index.get("manifests"), list):
+            raise BadManifest(f"{clean(path)} is not the index of an OCI layout")
+        return index
+
+    def _write_index(self, index: dict[str, Any]) -> None:
+        with atomic_write(self.folder / "index.json") as file:
+            json.dump(index, file, separators=(",", ":"), ensure_ascii=False)
+
+
+def download_image(
+    session: Session,
+    repository: str,
+    reference: str,
+    layout: Layout,
+    *,
+    platform: str | None = None,
+    progress: TransferProgress | None = None,
+) -> Conversation[Descriptor]:
+    """Copy an image into a layout: its manifest, children, configs and layers, each verified.
+
+    Parameters
+    ----------
+    platform : str, optional
+        Only the image of an index for this platform (``linux/arm64``).
+    progress : callable, optional
+        Called with the bytes copied and the bytes of all blobs.
+
+    Returns
+    -------
+    Descriptor
+        Of the image, as the layout lists it.
+    """
+    root = yield from v2.get_manifest(session, repository, reference)
+    if platform is not None:
+        root = yield from v2.get_manifest(session, repository, _of_platform(root, platform))
+    manifests = yield from _closure(session, repository, root)
+    blobs: dict[Digest, Descriptor] = {}
+    for manifest in manifests:
+        found = yield from _blobs(session, repository, manifest)
+        blobs.update({blob.digest: blob for blob in found})
+    copied, total = 0, sum(blob.size for blob in blobs.values())
+    for blob in blobs.values():
+        if not layout.has(blob.digest):
+            yield from _fetch(session, repository, layout, blob, _moved_by(progress, copied, total))
+        copied += blob.size
+    for manifest in reversed(manifests):  # children before what lists them
+        layout.store(manifest.digest, manifest.raw)
+    image = Descriptor(root.media_type, root.digest, len(root.raw), artifact_type=root.artifact_type)
+    layout.add(image, reference if is_tag(reference) else None)
+    return image
+
+
+def upload_image(
+    session: Session,
+    repository: str,
+    layout: Layout,
+    reference: str | None = None,
+    *,
+    name: str | None = None,
+    chunk_bytes: int | None = None,
+    progress: TransferProgress | None = None,
+) -> Conversation[Digest]:
+    """Copy an image of a layout into a repository: blobs, then children, then the image itself.
+
+    Parameters
+    ----------
+    reference : str, optional
+        The tag that it gets; its name in the layout unless given, or none.
+    name : str, optional
+        Which image of the layout: its name or digest. Not needed where there is only one.
+    """
+    image = layout.find(name)
+    manifests = _stored_closure(layout, image)
+    blobs = {blob.digest: blob for manifest in manifests for blob in _own_blobs(manifest)}
+    copied, total = 0, sum(blob.size for blob in blobs.values())
+    for blob in blobs.values():
+        if layout.has(blob.digest):
+            content = Content(layout.path(blob.digest), progress=_moved_by(progress, copied, total))
+            yield from upload.upload_blob(session, repository, blob.digest, content, chunk_bytes=chunk_bytes)
+        elif not _may_be_missing(blob):
+            raise UsageError(f"{clean(layout.folder)} lacks the blob {blob.digest.short}: download the image again")
+        copied += blob.size
+    for manifest in reversed(manifests):
+        yield from write.put_manifest(session, repository, manifest.digest, manifest.raw, manifest.media_type)
+    tag = reference if reference is not None else image.annotations.get(_NAME)
+    if tag is not None and is_tag(tag):
+        yield from write.put_manifest(session, repository, tag, manifests[0].raw, manifests[0].media_type)
+    return image.digest
+
+
+# -- what belongs to an image ----------------------------------------------------------------
+
+
+def _closure(session: Session, repository: str, root: AnyManifest) -> Conversation[list[AnyManifest]]:
+    """Return a manifest and all that its indexes list, parents before children; what is not there is left out."""
+    found: dict[Digest, AnyManifest] = {root.digest: root}
+    waiting = [root]
+    while waiting:
+        manifest = waiting.pop()
+        for child in manifest.manifests if isinstance(manifest, Index) else ():
+            if child.digest in found:
+                continue
+            if len(found) >= _MOST_MANIFESTS:
+                raise BadManifest(f"the index lists more than {_MOST_MANIFESTS:,} manifests")
+            try:
+                found[child.digest] = yield from v2.get_manifest(session, repository, child.digest)
+            except NotFound:
+                continue  # a sparse index is a valid one
+            waiting.append(found[child.digest])
+    return list(found.values())
+
+
+def _stored_closure(layout: Layout, image: Descriptor) -> list[AnyManifest]:
+    root = layout.manifest(image.digest, image.media_type)
+    found: dict[Digest, AnyManifest] = {root.digest: root}
+    waiting = [root]
+    while waiting:
+        manifest = waiting.pop()
+        for child in manifest.manifests if isinstance(manifest, Index) else ():
+            if child.digest not in found and layout.has(child.digest):
+                found[child.digest] = layout.manifest(child.digest, child.media_type)
+                waiting.append(found[child.digest])
+    return list(found.values())
+
+
+def _blobs(session: Session, repository: str, manifest: AnyManifest) -> Conversation[list[Descriptor]]:
+    """Return the blobs of a manifest; of schema 1, which has no sizes, the registry is asked for them."""
+    if not isinstance(manifest, LegacyManifest):
+        return _own_blobs(manifest)
+    found = []
+    for blob in _own_blobs(manifest):
+        head = yield from v2.head_blob(session, repository, blob.digest)
+        found.append(replace(blob, size=head.size or 0))
+    return found
+
+
+def _own_blobs(manifest: AnyManifest) -> list[Descriptor]:
+    if isinstance(manifest, LegacyManifest):
+        return [Descriptor("application/octet-stream", digest, 0) for digest in dict.fromkeys(manifest.layers)]
+    return list(manifest.blobs) if isinstance(manifest, Manifest) else []
+
+
+def _may_be_missing(blob: Descriptor) -> bool:
+    """Return whether a layer stays with its vendor, who is never asked for it: its manifest names a URL instead."""
+    return "nondistributable" in blob.media_type or ".foreign." in blob.media_type
+
+
+def _fetch(
+    session: Session, repository: str, layout: Layout, blob: Descriptor, progress: TransferProgress | None
+) -> Conversation[None]:
+    try:
+        with layout.receiving(blob, progress) as sink:
+            yield from v2.download_blob(session, repository, blob.digest, sink)
+    except NotFound:
+        if not _may_be_missing(blob):
+            raise
+
+
+def _of_platform(root: AnyManifest, platform: str) -> Digest:
+    if not isinstance(root, Index):
+        raise UsageError(f"{root.digest.short} is not an index: leave the platform out")
+    offered = [(child.platform, child.digest) for child in root.manifests if child.platform is not None]
+    for own, digest in offered:
+        # Without a variant any will do, the first one as elsewhere.
+        if platform in {str(own), f"{own.os}/{own.architecture}"}:
+            return digest
+    names = ", ".join(sorted({clean(own, 60) for own, _ in offered}))
+    raise UsageError(f"there is no image for {clean(platform, 60)!r}: the index has {names or 'no platforms'}")
+
+
+def _moved_by(progress: TransferProgress | None, before: int, total: int) -> TransferProgress | None:
+    if progress is None:
+        return None
+    return lambda done, _: progress(before + done, total)
+
+
+def _name_of(entry: dict[str, Any]) -> str | None:
+    annotations = entry.get("annotations")
+    name = annotations.get(_NAME) if isinstance(annotations, dict) else None
+    return name if isinstance(name, str) else None
