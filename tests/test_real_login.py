@@ -113,7 +113,7 @@ def test_a_client_certificate_opens_what_is_closed_without_one(
             push_tiny(registry.repository("team/app"), "v1")
             assert registry.repository("team/app").tags() == ["v1"]
         for other in ({}, {"client_certificate": stranger.files}):
-            with Registry(server.url, **options, **other) as registry, pytest.raises(Unreachable, match="certificate"):
+            with Registry(server.url, **options, **other) as registry, pytest.raises(Unreachable):
                 registry.ping()
 
 

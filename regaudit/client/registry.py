@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 from regaudit._version import __version__
 from regaudit.client import v2
@@ -101,6 +102,10 @@ class Registry:
             )
         name = parse_registry(host)
         scheme = _scheme(name, plain_http=plain_http)
+        if insecure and ca is not None:
+            raise UsageError("insecure=True and ca= contradict each other: give one of them")
+        if any(character < " " for character in user_agent):
+            raise UsageError("user_agent= has a line break or another control character: give it without one")
         if insecure:
             warnings.warn(f"the certificate of {clean(name.host, 120)} is not verified", UserWarning, stacklevel=2)
         self.session = Session(
@@ -116,7 +121,8 @@ class Registry:
             Transport(
                 verify=_file(ca) if ca is not None else not insecure,
                 client_certificate=certificate,
-                proxies=_proxies(name.server, proxy, from_environment=use_env_proxy),
+                proxies=_proxies(proxy, from_environment=use_env_proxy),
+                bypasses=urllib.request.proxy_bypass if use_env_proxy and proxy is None else None,
                 user_agent=user_agent,
                 connect_seconds=connect_timeout,
                 stall_seconds=stall_timeout,
@@ -218,12 +224,22 @@ def _file(path: str | Path) -> Path:
     return Path(path)
 
 
-def _proxies(server: str, proxy: str | None, *, from_environment: bool) -> dict[str, str]:
+def _proxies(proxy: str | None, *, from_environment: bool) -> dict[str, str]:
     if proxy is not None:
-        return {"http": proxy, "https": proxy}
-    if not from_environment or urllib.request.proxy_bypass(server):
-        return {}
-    return {k: v for k, v in urllib.request.getproxies().items() if k in {"http", "https"}}
+        return dict.fromkeys(("http", "https"), _proxy_url(proxy, "proxy="))
+    found = urllib.request.getproxies() if from_environment else {}
+    return {scheme: _proxy_url(found[scheme], f"{scheme}_proxy") for scheme in ("http", "https") if scheme in found}
+
+
+def _proxy_url(text: str, what: str) -> str:
+    try:
+        parts = urlsplit(text if "://" in text or what == "proxy=" else f"http://{text}")
+        usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1)
+    except ValueError:  # brackets without an address, a port out of range
+        usable = False
+    if not usable:
+        raise UsageError(f"{what} is not the address of a proxy: write http://HOST:PORT")
+    return parts.geturl()
 
 
 __all__ = ["Registry"]

@@ -63,6 +63,8 @@ PAGE_SIZE = 1000
 _MOST_PAGES = 1_000_000
 _FRUITLESS_PAGES = 2
 _PING_CAP = 64 << 10
+# What Go's and nginx's servers say, in the clear, to who speaks plain http to a port for TLS.
+_WANTS_TLS = (b"HTTP request to an HTTPS server", b"plain HTTP request was sent to HTTPS port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -640,7 +642,7 @@ def _looks_like_a_page(response: Response) -> bool:
 
 
 def _no_registry(session: Session, response: Response) -> RegistryError:
-    if response.status == 400 and b"HTTP request to an HTTPS server" in response.body:
+    if response.status == 400 and any(words in response.body for words in _WANTS_TLS):
         return NotARegistry(f"{session.host} speaks https: write https://{session.host}", url=session.base, status=400)
     if response.status in {401, 403, 429} or response.status >= 500:
         return refusal(session, response, f"{session.host}/v2/")
