@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import time
 from dataclasses import replace
@@ -405,6 +406,34 @@ def test_what_a_token_server_does_wrong_is_the_error_of_the_request(answered, ki
     with pytest.raises(kind):
         driver.run(read(alice()))
     assert not any("evil" in request.url for request in driver.requests)
+
+
+def test_an_identity_token_does_not_follow_a_redirect():
+    ours = session(credentials=Credentials(identity_token="refresh"))
+    driver = Talk([challenge(), answer(307, headers={"Location": "https://registry.example/elsewhere"})])
+    with pytest.raises(UnexpectedStatus):
+        driver.run(read(ours))
+    assert [request.url for request in driver.requests[1:]] == [REALM]
+
+
+def test_a_token_of_a_megabyte_is_not_read_to_its_end(hostile):
+    hostile.on("GET /v2/", reply(401, headers={"WWW-Authenticate": f'Bearer realm="{hostile.url}/token"'}))
+    hostile.on("GET /token", reply(json={"token": "x" * (1 << 20)}))
+    with Registry(hostile.host) as registry, pytest.raises(TooLarge, match="larger than 65,536 bytes"):
+        registry.ping()
+    assert len(hostile.requests) == 2
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(hours):
+    """What counts is how long a token lives, from when it came: nobody's time of day is believed."""
+    claims = {"exp": time.time() + hours * 3600, "iat": time.time() + hours * 3600 - 300}
+    token = f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
+    ours = alice()
+    talk(read(ours), challenge(), answer(json={"token": token, "expires_in": 300}, at=10.0), answer(200, at=10.0))
+    assert ours.tokens[PULL].renew_at == 305
+    _, driver = talk(read(ours), answer(200, at=300.0))
+    assert shown(driver) == [f"Bearer {token}"]
 
 
 def test_a_403_of_the_token_server_without_a_scope_is_a_wrong_password():

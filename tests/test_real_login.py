@@ -414,6 +414,41 @@ def test_a_token_of_ones_own_serves_as_long_as_it_lasts(guarded, tokens):
     assert len(tokens.asked) == 1
 
 
+def test_a_part_of_a_registry_may_have_a_login_of_its_own(guarded, tokens, tmp_path, docker_registry):
+    """As `podman login registry/team` stores it: the longest part counts, and each has its own tokens."""
+    tokens.users["bob"] = "b0b"
+    folder = tmp_path / "home" / ".config" / "containers"
+    folder.mkdir(parents=True)
+    logins = {guarded.host: basic("bob", "b0b"), f"{guarded.host}/team": basic(), f"{docker_registry.host}/x": basic()}
+    (folder / "auth.json").write_text(json.dumps({"auths": {key: {"auth": auth} for key, auth in logins.items()}}))
+    with Registry(guarded.host) as registry:
+        assert registry.login().username == "bob"
+        assert registry.login("repository:team/app:pull").username == "alice"
+        assert registry.login("repository:teamwork/app:pull").username == "bob"
+        read = collect(registry, "team/app", progress=False)
+        assert (read.complete, len(read.tags)) == (True, 1)
+        push_tiny(registry.repository("other/app"), "v1")
+        registry.catalog()
+    assert {(" ".join(asked.scopes), asked.user) for asked in tokens.asked} == {
+        ("", "bob"),
+        (READ, "alice"),
+        ("repository:teamwork/app:pull", "bob"),
+        ("repository:other/app:pull,push", "bob"),
+        ("registry:catalog:*", "bob"),
+    }
+
+
+def test_a_wrong_login_of_a_part_names_where_it_is_stored_and_leaves_the_rest_alone(guarded, tmp_path):
+    folder = tmp_path / "home" / ".config" / "containers"
+    folder.mkdir(parents=True)
+    logins = {guarded.host: basic(), f"{guarded.host}/team": basic("bob", "wr0ng")}
+    (folder / "auth.json").write_text(json.dumps({"auths": {key: {"auth": auth} for key, auth in logins.items()}}))
+    with Registry(guarded.host) as registry:
+        with pytest.raises(AuthenticationFailed, match=f"log in again with `podman login {guarded.host}/team`"):
+            registry.repository("team/app").tags()
+        assert registry.catalog() == ["team/app"]
+
+
 HELPERS = {
     "a password": ('{"Username": "alice", "Secret": "secret"}', "alice"),
     "an identity token": (f'{{"Username": "<token>", "Secret": "{REFRESH_TOKEN}"}}', None),

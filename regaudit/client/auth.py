@@ -9,6 +9,7 @@ Credentials go to the registry itself and to a token server that is trusted, and
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ from regaudit.text import clean, safe_url
 
 logger = logging.getLogger("regaudit.client")
 
+# What an endpoint is about (distribution spec, "Endpoints").
+_REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
 # How long a no is believed.
 _REFUSAL_STANDS = 60.0
 
@@ -41,6 +44,18 @@ _REFUSAL_STANDS = 60.0
 def repository_scope(repository: str, actions: str) -> str:
     """Return the scope of some actions on a repository: ``repository:NAME:pull``."""
     return f"repository:{repository}:{actions}"
+
+
+def repository_of(scope: str) -> str:
+    """Return the repository that a scope is about, or nothing.
+
+    Examples
+    --------
+    >>> repository_of("repository:team/app:pull,push"), repository_of("registry:catalog:*")
+    ('team/app', '')
+    """
+    kind, _, rest = scope.partition(":")
+    return rest.rpartition(":")[0] if kind == "repository" else ""
 
 
 def delete_scopes(repository: str) -> tuple[str, ...]:
@@ -70,6 +85,7 @@ def ask(session: Session, request: Request, scopes: Sequence[str], *, listen: bo
     AuthenticationFailed, AccessDenied
         The token server says no.
     """
+    session = session.part(repository_of(scopes[0]) if scopes else "")
     ladder = _Ladder(session, scopes or ("",), listen=listen and bool(scopes))
     shown = yield from _first_proof(session, ladder)
     while True:
@@ -85,6 +101,8 @@ def ask(session: Session, request: Request, scopes: Sequence[str], *, listen: bo
 
 def refusal(session: Session, response: Response, what: str) -> RegistryError:
     """Return the error for a response that is a no, knowing what we had shown."""
+    place = _REPOSITORY.match(urlsplit(response.url).path)
+    session = session.part(place[1]) if place else session
     credentials = session.credentials
     if credentials is None:
         return error_of(response, what)

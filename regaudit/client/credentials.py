@@ -31,7 +31,7 @@ from regaudit.manifest import load_json
 from regaudit.reference import RegistryName, parse_registry
 from regaudit.text import clean, redact
 
-__all__ = ["Credentials", "find_credentials"]
+__all__ = ["Credentials", "find_credentials", "find_part_credentials"]
 
 _log = logging.getLogger("regaudit.client")
 
@@ -189,6 +189,36 @@ def find_credentials(
     return None
 
 
+def find_part_credentials(
+    registry: RegistryName, *, environ: Mapping[str, str] | None = None, home: Path | None = None
+) -> dict[str, Credentials]:
+    """Return the logins that are stored for parts of a registry, by the beginning of a repository's name.
+
+    These are podman's (``podman login registry.example/team``). Where the environment has credentials, they
+    count everywhere.
+    """
+    environ = os.environ if environ is None else environ
+    home = _home() if home is None else home
+    if _from_environment(environ) is not None:
+        return {}
+    found = {}
+    for path in {path for file in _auth_files(environ, home) for path in _paths(file, registry)}:
+        credentials = find_credentials(registry, repository=path, environ=environ, home=home)
+        if credentials is not None:
+            found[path] = credentials
+    return found
+
+
+def _paths(file: _AuthFile, registry: RegistryName) -> set[str]:
+    """Return the parts of a registry that a file has logins for; whoever asks for a login hears what is wrong with it."""
+    try:
+        logins = _read_config(file.path).get("auths")
+    except _Unusable:
+        return set()
+    keys = [_split_key(key) for key in logins] if isinstance(logins, dict) else []
+    return {path for host, path in keys if host == registry.host and path}
+
+
 def _given(username: str | None, password: str | None, token: str | None) -> Credentials | None:
     if token is not None:
         if username is not None or password is not None:
@@ -230,8 +260,8 @@ class _AuthFile:
     def source(self) -> str:
         return f"{self.tool} config {clean(self.path, 300)}"
 
-    def remedy(self, registry: RegistryName) -> str:
-        return f"log in again with `{self.tool} login {registry.host}`"
+    def remedy(self, registry: RegistryName, path: str = "") -> str:
+        return f"log in again with `{self.tool} login {'/'.join(filter(None, [registry.host, clean(path, 255)]))}`"
 
 
 def _home() -> Path | None:
@@ -265,7 +295,7 @@ def _from_file(
             if found is not None:
                 return found
         entries = _matching(config.get("auths"), registry, repository)
-        read = (_stored(entry, file.source, file.remedy(registry)) for entry in entries)
+        read = (_stored(entry, file.source, file.remedy(registry, path)) for path, entry in entries)
         return next((found for found in read if found is not None), None)
     except _Unusable as reason:
         _log.warning(
@@ -304,7 +334,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _helpers(config: dict[str, Any], registry: RegistryName, repository: str | None) -> list[str]:
     """Return the names of the helpers to ask, the one for this host first."""
-    names = [*_matching(config.get("credHelpers"), registry, repository)][:1]
+    names = [name for _, name in _matching(config.get("credHelpers"), registry, repository)][:1]
     if names == [""]:  # docker's way to say: for this host not the store, but the file
         return []
     store = config.get("credsStore")
@@ -314,8 +344,8 @@ def _helpers(config: dict[str, Any], registry: RegistryName, repository: str | N
     return list(dict.fromkeys(names))
 
 
-def _matching(section: Any, registry: RegistryName, repository: str | None) -> list[Any]:
-    """Return the values whose key means this registry, the most specific and then the plainest spelling first."""
+def _matching(section: Any, registry: RegistryName, repository: str | None) -> list[tuple[str, Any]]:
+    """Return path and value where a key means this registry, the most specific and then the plainest spelling first."""
     if section is None:
         return []
     if not isinstance(section, dict):
@@ -325,8 +355,8 @@ def _matching(section: Any, registry: RegistryName, repository: str | None) -> l
     for key, value in section.items():
         host, path = _split_key(key)
         if host == registry.host and (not path or f"{repository or ''}/".startswith(f"{path}/")):
-            found.append((-len(path), key not in plain, value))
-    return [value for _, _, value in sorted(found, key=lambda match: match[:2])]
+            found.append((-len(path), key not in plain, path, value))
+    return [match[2:] for match in sorted(found, key=lambda match: match[:2])]
 
 
 def _split_key(key: str) -> tuple[str | None, str]:

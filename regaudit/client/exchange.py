@@ -294,6 +294,8 @@ class Session:
         What probing found: ``referrers``; whether the token server knows ``oauth2``.
     counts : collections.Counter
         Requests by purpose.
+    parts : dict
+        By the beginning of a repository's name, the session for where a login of its own is stored.
     """
 
     registry: RegistryName
@@ -310,12 +312,24 @@ class Session:
     refused: dict[str, Refusal] = field(default_factory=dict)
     capabilities: dict[str, bool] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    parts: dict[str, Session] = field(default_factory=dict)
     now: float = 0.0
 
     @property
     def host(self) -> str:
         """The registry as people write it."""
         return self.registry.host
+
+    def divide(self, logins: Mapping[str, Credentials]) -> None:
+        """Use other credentials in some parts of the registry."""
+        own: dict[str, Any] = {"capabilities": self.capabilities, "counts": self.counts}
+        shared = {name: getattr(self, name) for name in ("registry", "base", "retry", "deadline", "trusted_realms")}
+        self.parts = {path: Session(**shared, **own, credentials=login) for path, login in logins.items()}
+
+    def part(self, repository: str) -> Session:
+        """Return the session whose credentials count for a repository: that of the longest part that it is in."""
+        paths = [path for path in self.parts if f"{repository}/".startswith(f"{path}/")]
+        return self.parts[max(paths, key=len)] if paths else self
 
     def url(self, path: str) -> str:
         """Return the URL of a path below the registry."""

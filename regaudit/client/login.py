@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from regaudit.client.auth import not_shown, refusal
+from regaudit.client.auth import not_shown, refusal, repository_of
 from regaudit.client.challenges import parse_challenges
 from regaudit.client.credentials import Credentials
 from regaudit.client.exchange import Conversation, Request, Session, send
@@ -98,6 +98,7 @@ def login(session: Session, scope: str | None = None) -> Conversation[Login]:
         `scope` is none.
     """
     needed = _check_scope(scope)
+    session = session.part(repository_of(needed.partition(" ")[0]))
     # A token from before proves nothing now, nor does a lack of rights.
     session.tokens.pop(needed, None)
     session.refused.pop(needed, None)

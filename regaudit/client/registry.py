@@ -14,7 +14,7 @@ from regaudit._version import __version__
 from regaudit.client import v2
 from regaudit.client.blocking import BlockingDriver, Transport
 from regaudit.client.bulk import Bulk
-from regaudit.client.credentials import find_credentials
+from regaudit.client.credentials import find_credentials, find_part_credentials
 from regaudit.client.exchange import READ_DEADLINE, STALL, Conversation, RetryPolicy, Session
 from regaudit.client.login import Login, login
 from regaudit.client.repository import Repository
@@ -116,6 +116,8 @@ class Registry:
             deadline=deadline,
             trusted_realms=tuple(trusted_realms),
         )
+        if username is None and token is None:
+            self.session.divide(find_part_credentials(name))
         certificate = client_certificate and (_file(client_certificate[0]), _file(client_certificate[1]))
         self._driver = BlockingDriver(
             Transport(
