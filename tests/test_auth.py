@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import logging
 import time
@@ -556,6 +557,20 @@ def test_a_403_to_a_token_is_answered_with_a_wider_one_and_never_with_the_same_a
     assert scopes_asked(driver) == list(delete_scopes("team/app"))
 
 
+@pytest.mark.parametrize("scopes", [(PULL,), delete_scopes("team/app")])
+def test_a_registry_that_names_another_scope_each_time_is_listened_to_once(scopes):
+    number = itertools.count()
+
+    def never(request):
+        if "/token" in request.url:
+            return granted(f"t{next(number)}")
+        return challenge(scope=f"repository:team/app:x{next(number)}")
+
+    driver = Talk([never])
+    assert driver.run(read(alice(), scopes)).status == 401
+    assert len(scopes_asked(driver)) == len(scopes) + 1
+
+
 def test_an_upload_that_begins_with_a_look_asks_at_once_for_what_the_push_needs():
     push = repository_scope("team/app", "pull,push")
     _, driver = talk(read(alice(), (push,)), challenge(scope=PULL), granted(), answer(404))
@@ -573,7 +588,9 @@ def test_basic_that_was_accepted_and_is_refused_later_is_a_matter_of_rights():
     ours = alice()
     talk(read(ours), basic, answer(200))
     response, _ = talk(read(ours), basic)
-    assert response.status == 401
+    problem = refusal(ours, response, "reading x")
+    assert isinstance(problem, AccessDenied)
+    assert "ask for the right" in str(problem)
     _, driver = talk(read(ours), answer(200))
     assert shown(driver) == [BASIC]
 

@@ -106,13 +106,12 @@ def refusal(session: Session, response: Response, what: str) -> RegistryError:
     credentials = session.credentials
     if credentials is None:
         return error_of(response, what)
-    if credentials.registry_token or session.basic:
-        if response.status == 401:
-            return credentials.not_accepted(what, url=safe_url(response.url), status=401)
-        return error_of(response, what, shown="credentials")
+    if response.status == 401 and (credentials.registry_token or (session.basic and not session.proven)):
+        return credentials.not_accepted(what, url=safe_url(response.url), status=401)
     if response.status == 401 and (unseen := not_shown(session, what)) is not None:
         return unseen
-    return error_of(response, what, shown="nothing" if session.token_server is None else "rights")
+    nothing = session.token_server is None and not session.basic
+    return error_of(response, what, shown="nothing" if nothing else "rights")
 
 
 def not_shown(session: Session, what: str) -> AccessDenied | None:
@@ -148,6 +147,7 @@ class _Ladder:
         """Ask next for what the registry itself names, unless that was tried or is a part of the one scope."""
         if self._listen and named and named not in self._done and not _is_part(named, self._enough):
             self._left.insert(0, named)
+            self._listen = False  # once: it may name another one each time, for ever
 
     def drop(self, scope: str) -> None:
         """Leave out a scope whose token did not suffice."""
