@@ -222,7 +222,7 @@ def methods(server):
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 1001, 2500])
-@pytest.mark.parametrize("how", [{}, {"chunk_bytes": 1000}, {"single_post": True}])
+@pytest.mark.parametrize("how", [{}, {"chunk_bytes": 1000}, {"single_post": True}, {"algorithm": "sha512"}])
 def test_each_form_of_upload_stores_the_same_blob(server, mine, size, how):
     data = BLOB[:size]
     seen = []

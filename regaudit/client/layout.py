@@ -110,7 +110,7 @@ class Layout:
         manifest = parse_manifest(raw, media_type)
         if manifest.digest != digest and not digest.matches(raw):
             raise BadManifest(f"{clean(self.path(digest))} does not hash to its name: download it again")
-        return manifest
+        return replace(manifest, digest=digest)  # which may be of another algorithm than sha256
 
     def store(self, digest: Digest, raw: bytes) -> None:
         """Store a small blob whose digest is known to be right."""

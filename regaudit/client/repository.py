@@ -178,6 +178,7 @@ class Repository:
         chunk_bytes: int | None = None,
         mount_from: str | None = None,
         single_post: bool = False,
+        algorithm: str = "sha256",
         progress: TransferProgress | None = None,
     ) -> Digest:
         """Upload a blob, unless it is there, and return its digest.
@@ -194,15 +195,19 @@ class Repository:
             A repository of the same registry that may have the blob: then nothing is sent.
         single_post : bool
             Try it in a single request first.
+        algorithm : str
+            ``sha512`` where the blob is to be known by that; few registries take it.
         progress : callable, optional
             Called with the bytes sent and the bytes in all, or None.
         """
         if is_stream(data):
             size = chunk_bytes or upload.CHUNK
             assert not isinstance(data, bytes | Path)  # noqa: S101 -- a stream is neither
-            return self._run(upload.upload_stream(self._session, self.name, data, chunk_bytes=size, progress=progress))
+            return self._run(
+                upload.upload_stream(self._session, self.name, data, algorithm, chunk_bytes=size, progress=progress)
+            )
         content = Content(data, progress=progress)
-        digest = content.digest()
+        digest = content.digest(algorithm)
         self._run(
             upload.upload_blob(
                 self._session,

@@ -200,19 +200,20 @@ def upload_stream(
     session: Session,
     repository: str,
     stream: IO[bytes],
+    algorithm: str = "sha256",
     *,
     chunk_bytes: int = CHUNK,
     progress: TransferProgress | None = None,
 ) -> Conversation[Digest]:
     """Upload what can be read only once, a chunk at a time, and return the digest that it turned out to have."""
-    hasher = Digest.of(b"").hasher()
-    upload = yield from start_upload(session, repository)
+    hasher = Digest.of(b"", algorithm).hasher()
+    upload = yield from start_upload(session, repository, algorithm)
     while piece := _fill(stream, max(chunk_bytes, upload.least_chunk)):
         upload = yield from _send_for_sure(session, upload, piece)
         hasher.update(piece)
         if progress is not None:
             progress(upload.received, None)
-    return (yield from complete_upload(session, upload, Digest(f"sha256:{hasher.hexdigest()}")))
+    return (yield from complete_upload(session, upload, Digest(f"{algorithm}:{hasher.hexdigest()}")))
 
 
 # -- going on --------------------------------------------------------------------------------

@@ -593,16 +593,12 @@ def _verified(response: Response, repository: str, reference: str) -> AnyManifes
             continue
         if digest.matches(response.body):
             # the same bytes under another algorithm: known by the digest that it was asked for
-            return type(manifest)(**{**_fields(manifest), "digest": digest})
+            return replace(manifest, digest=digest)
         if manifest.media_type not in SCHEMA1_TYPES or digest is asked:
             raise DigestMismatch(
                 f"{where}the bytes hash to {manifest.digest.short}, not to {digest.short}", url=safe_url(response.url)
             )
     return manifest
-
-
-def _fields(manifest: AnyManifest) -> dict[str, Any]:
-    return {name: getattr(manifest, name) for name in type(manifest).__dataclass_fields__}
 
 
 def _announced(response: Response, repository: str, reference: str) -> Digest | None:
