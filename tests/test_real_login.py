@@ -21,6 +21,7 @@ from regaudit.client import write
 from regaudit.client.registry import Registry
 from regaudit.errors import AccessDenied, AuthenticationFailed, Unreachable
 from regaudit.inventory.collect import collect
+from regaudit.log import BODIES
 
 pytestmark = pytest.mark.real
 
@@ -397,6 +398,25 @@ def test_an_identity_token_is_exchanged_by_post_and_else_the_password_serves(gua
     assert [(asked.method, asked.status) for asked in tokens.asked] == (
         [("POST", 200), ("POST", 200)] if oauth2 else [("POST", 404), ("GET", 200), ("GET", 200)]
     )
+
+
+@pytest.mark.parametrize("oauth2", [True, False])
+def test_no_secret_is_in_the_log_at_its_most_talkative(guarded, tokens, tmp_path, caplog, oauth2):
+    """Requests, responses and bodies are logged: passwords, identity tokens and bearer tokens are not in them."""
+    tokens.oauth2 = oauth2
+    tokens.users["alice"] = "p4ssw0rd-canary"
+    login = {"auth": basic(password="p4ssw0rd-canary"), "identitytoken": REFRESH_TOKEN}
+    docker_config(tmp_path, auths={guarded.host: login})
+    with caplog.at_level(BODIES, logger="regaudit.client"), Registry(guarded.host) as registry:
+        registry.login(SCOPE)
+        push_tiny(registry.repository("team/app"), "v2")
+        registry.catalog()
+    logged = caplog.text + " ".join(str(record.__dict__) for record in caplog.records)
+    assert "/token" in logged
+    assert tokens.issued
+    for secret in ("p4ssw0rd-canary", login["auth"], REFRESH_TOKEN, *tokens.issued):
+        assert secret not in logged
+        assert secret.rpartition(".")[2] not in logged, "nor a part of it"
 
 
 def test_a_token_of_ones_own_serves_as_long_as_it_lasts(guarded, tokens):
