@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from regaudit.cleaner.outcomes import Outcome, Run
     from regaudit.cleaner.plan import Approval, Plan, plan
     from regaudit.cleaner.rows import PlanRow
+    from regaudit.client.login import Login
     from regaudit.client.registry import Registry
     from regaudit.client.repository import BlobUpload, Repository
     from regaudit.errors import RegauditError
@@ -52,6 +53,7 @@ _HOMES = {
     "regaudit.cleaner.outcomes": ("Outcome", "Run"),
     "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),
     "regaudit.cleaner.rows": ("PlanRow",),
+    "regaudit.client.login": ("Login",),
     "regaudit.client.registry": ("Registry",),
     "regaudit.client.repository": ("BlobUpload", "Repository"),
     "regaudit.errors": ("RegauditError",),
