@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from regaudit.cleaner.outcomes import Outcome, Run
     from regaudit.cleaner.plan import Approval, Plan, plan
     from regaudit.cleaner.rows import PlanRow
+    from regaudit.client.login import Login
     from regaudit.client.registry import Registry
     from regaudit.client.repository import BlobUpload, Repository
     from regaudit.errors import RegauditError
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         parse_repo_and_ref,
         parse_repo_and_tag,
     )
+    from regaudit.schema1 import verify_signatures
 
 _HOMES = {
     "regaudit.analysis.footprint": ("footprint", "reclaimable_bytes"),
@@ -51,6 +53,7 @@ _HOMES = {
     "regaudit.cleaner.outcomes": ("Outcome", "Run"),
     "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),
     "regaudit.cleaner.rows": ("PlanRow",),
+    "regaudit.client.login": ("Login",),
     "regaudit.client.registry": ("Registry",),
     "regaudit.client.repository": ("BlobUpload", "Repository"),
     "regaudit.errors": ("RegauditError",),
@@ -70,6 +73,7 @@ _HOMES = {
         "parse_repo_and_ref",
         "parse_repo_and_tag",
     ),
+    "regaudit.schema1": ("verify_signatures",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

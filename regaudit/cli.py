@@ -7,19 +7,17 @@ the command was not typed as it can be carried out.
 from __future__ import annotations
 
 import json
-import logging
-import os
-import sys
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from regaudit._version import __version__
-from regaudit.errors import JournalError, RegauditError, UsageError
+from regaudit.errors import JournalError, UsageError
 from regaudit.reference import RegistryName, parse_target
+from regaudit.script import SETTINGS, Group, connection_options, fail, log_options, open_registry
 from regaudit.text import clean, human_bytes, owned_folder
 
 if TYPE_CHECKING:
@@ -30,40 +28,18 @@ if TYPE_CHECKING:
     from regaudit.client.registry import Registry
     from regaudit.inventory.snapshot import Snapshot
 
+_fail = partial(fail, program="regaudit")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHOWN_ROWS = 40
 _SHOWN_OUTCOMES = 20
 
 
-class _Group(click.Group):
-    """A group whose commands end in one sentence and an exit status, never in a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UsageError as error:
-            _fail(error, 2)
-        except RegauditError as error:
-            _fail(error, 1)
-        except BrokenPipeError:  # whoever read our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except OSError as error:
-            _fail(f"{clean(error.filename or '', 200)}: {clean(error.strerror or error, 200)}", 1)
-        except KeyboardInterrupt:
-            _fail("interrupted", 1)
-
-
-def _fail(message: object, status: int) -> NoReturn:
-    click.echo(f"regaudit: {clean(message)}", err=True)
-    sys.exit(status)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group("regaudit", cls=Group, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="regaudit")
-@click.option("-v", "--verbose", count=True, help="Log to stderr: -v what happens, -vv every request.")
-def main(verbose: int) -> None:
+@log_options
+def main() -> None:
     r"""See what is in a container registry, decide what can go, and delete exactly that.
 
     \b
@@ -78,9 +54,6 @@ def main(verbose: int) -> None:
 
     Try it without a registry: regaudit demo
     """
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("regaudit").setLevel(level)
 
 
 def _finish(*, bad: bool, strict: bool, why: str) -> None:
@@ -92,43 +65,8 @@ def _finish(*, bad: bool, strict: bool, why: str) -> None:
 # -- options that several commands share -----------------------------------------------------
 
 
-def _connection_options(command: F) -> F:
-    """Add the options of everything that talks to a registry, handed on as one factory ``connect``."""
-
-    @wraps(command)
-    def with_connection(
-        *arguments: Any,
-        plain_http: bool,
-        insecure: bool,
-        ca: str | None,
-        username: str | None,
-        password_stdin: bool,
-        **options: Any,
-    ) -> Any:
-        password = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
-        if (username is None) != (password is None):
-            raise UsageError("a user name and a password go together: write -u USER --password-stdin")
-        connect = partial(
-            _connect, plain_http=plain_http, insecure=insecure, ca=ca, username=username, password=password
-        )
-        return command(*arguments, connect=connect, **options)
-
-    decorators = [
-        click.option("--plain-http", is_flag=True, help="Speak http, not https (always so for this machine)."),
-        click.option("--insecure", is_flag=True, help="Do not verify the certificate."),
-        click.option("--ca", metavar="FILE", help="Verify against this file of certificate authorities."),
-        click.option("-u", "--username", metavar="USER", help="Log in as; otherwise as docker's configuration says."),
-        click.option("--password-stdin", is_flag=True, help="Read the password from the first line of stdin."),
-    ]
-    for decorate in reversed(decorators):
-        with_connection = decorate(with_connection)
-    return with_connection  # type: ignore[return-value]  # its options are other ones than the command's
-
-
-def _connect(host: str, **options: Any) -> Registry:
-    from regaudit.client.registry import Registry
-
-    return Registry(host, **options)
+# Nothing here asks: what is typed once today runs unattended tomorrow.
+_connection_options = connection_options(prompts=False)
 
 
 def _rule_options(command: F) -> F:
@@ -224,7 +162,7 @@ def _one_host(targets: tuple[str, ...]) -> tuple[str, list[str]]:
     registry = next(iter(hosts))
     patterns = [pattern for _, pattern in parsed if pattern is not None]
     whole = len(patterns) < len(targets)
-    return (f"{registry.scheme}://{registry.host}" if registry.scheme else registry.host), [] if whole else patterns
+    return registry.address, [] if whole else patterns
 
 
 @main.command()
@@ -488,7 +426,7 @@ def demo(out: str, quiet: bool) -> None:
     """Audit, clean and restore an embedded registry with sample images. Touches nothing else."""
     from regaudit.sandbox.server import Sandbox
 
-    with Sandbox(sample=True) as sandbox, _connect(sandbox.host) as registry:
+    with Sandbox(sample=True) as sandbox, open_registry(sandbox.host) as registry:
         _demonstrate(registry, owned_folder(out), progress=not quiet)
 
 

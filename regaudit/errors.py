@@ -25,6 +25,7 @@
     │       ├── TooLarge                more bytes than the cap for this kind of document
     │       ├── BadManifest             not a manifest, or one that contradicts itself
     │       ├── DigestMismatch          the bytes do not hash to their digest
+    │       ├── BadSignature            a signature that does not fit what it signs
     │       └── PaginationLoop          a listing that repeats itself or never ends
     └── RecordError             a file of regaudit's own cannot be used
         ├── SnapshotError           a snapshot folder
@@ -206,6 +207,12 @@ class DigestMismatch(BadResponse):
     """Bytes that do not hash to the digest they were asked or announced by."""
 
     kind = "digest_mismatch"
+
+
+class BadSignature(BadResponse):
+    """A signature that does not fit what it signs, or proves nothing."""
+
+    kind = "bad_signature"
 
 
 class PaginationLoop(BadResponse):

@@ -177,7 +177,8 @@ class LegacyManifest(_Document):
     """Docker's schema 1, read only: which layers, and the newest history entry's creation time.
 
     A registry may have converted it on the way out, and its digest may then not exist there; it is
-    therefore never deleted by digest.
+    therefore never deleted by digest. `signed_by` has the ids of the keys whose signatures were
+    verified; it is empty where there are none, or where the extra ``schema1`` is not installed.
     """
 
     name: str = ""
@@ -185,6 +186,7 @@ class LegacyManifest(_Document):
     architecture: str = ""
     layers: tuple[Digest, ...] = ()
     created: datetime | None = None
+    signed_by: tuple[str, ...] = ()
     subject: None = None
     artifact_type: None = None
     annotations: dict[str, str] = field(default_factory=dict)
@@ -268,7 +270,41 @@ def digest_of_document(raw: bytes, document: Any = None) -> Digest:
     parsed = load_json(raw) if document is None else document
     if not isinstance(parsed, dict) or parsed.get("schemaVersion") != 1 or not parsed.get("signatures"):
         return Digest.of(raw)
-    return Digest.of(_signed_payload(raw, parsed))
+    return Digest.of(signed_payload(raw, parsed))
+
+
+def signed_payload(raw: bytes, document: dict[str, Any]) -> bytes:
+    """Return what is signed of a signed schema 1 manifest: its bytes before the signatures were put in.
+
+    Raises
+    ------
+    BadManifest
+        The signatures do not say which bytes these are, or mean different ones, or the manifest says
+        something that is not in them.
+    """
+    signatures = document["signatures"]
+    if not isinstance(signatures, list) or not all(isinstance(entry, dict) for entry in signatures):
+        raise BadManifest("the schema 1 manifest's signatures are not a list of objects")
+    length, tail = _signed_part(signatures[0], len(raw))
+    if any(_signed_part(entry, len(raw)) != (length, tail) for entry in signatures[1:]):
+        raise BadManifest("the schema 1 manifest's signatures are of different texts")
+    payload = raw[:length] + tail
+    # The digest and the signatures are of the payload alone, and what is read is the whole.
+    if load_json(payload) != {name: value for name, value in document.items() if name != "signatures"}:
+        raise BadManifest("the schema 1 manifest says other things than what is signed of it")
+    return payload
+
+
+def _signed_part(signature: dict[str, Any], most: int) -> tuple[int, bytes]:
+    protected = signature.get("protected")
+    if not isinstance(protected, str):
+        raise BadManifest("the schema 1 manifest's signature has no protected header")
+    header = load_json(base64url(protected))
+    length = header.get("formatLength") if isinstance(header, dict) else None
+    tail = header.get("formatTail") if isinstance(header, dict) else None
+    if not isinstance(length, int) or not 0 <= length <= most or not isinstance(tail, str):
+        raise BadManifest("the schema 1 manifest's protected header has no valid formatLength and formatTail")
+    return length, base64url(tail)
 
 
 def parse_image_config(raw: bytes) -> ImageConfig:
@@ -513,22 +549,8 @@ def _texts(value: Any) -> dict[str, str]:
     return {k: v for k, v in value.items() if isinstance(v, str)} if isinstance(value, dict) else {}
 
 
-def _signed_payload(raw: bytes, document: dict[str, Any]) -> bytes:
-    signatures = document["signatures"]
-    protected = (
-        signatures[0].get("protected") if isinstance(signatures, list) and isinstance(signatures[0], dict) else None
-    )
-    if not isinstance(protected, str):
-        raise BadManifest("the schema 1 manifest's signature has no protected header")
-    header = load_json(_base64url(protected))
-    length = header.get("formatLength") if isinstance(header, dict) else None
-    tail = header.get("formatTail") if isinstance(header, dict) else None
-    if not isinstance(length, int) or not 0 <= length <= len(raw) or not isinstance(tail, str):
-        raise BadManifest("the schema 1 manifest's protected header has no valid formatLength and formatTail")
-    return raw[:length] + _base64url(tail)
-
-
-def _base64url(text: str) -> bytes:
+def base64url(text: str) -> bytes:
+    """Return the bytes in a text of base64url; raises `BadManifest` where it is none."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -20,12 +21,18 @@ from regaudit.text import clean
 DOCKER_HUB = "docker.io"
 # Docker Hub's registry interface is served from another name than its images carry.
 _DOCKER_HUB_SERVER = "registry-1.docker.io"
+# What `docker login` and docker's configuration call it.
+_DOCKER_LOGIN = "https://index.docker.io/v1/"
 _DOCKER_HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", _DOCKER_HUB_SERVER})
 
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
-_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?")
+# With "_", which no name in the public DNS has, and containers on a private network do.
+_HOST_NAME = re.compile(
+    r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
+)
+_FAMILIAR = re.compile(r"[a-z0-9_/.-]+")
 _PATTERN = re.compile(r"[a-z0-9._/*?-]+")
 # "Many clients impose a limit of 255 characters on the length of the concatenation of the registry
 # hostname, /, and the <name> value" (distribution spec); the name alone is held to it here.
@@ -117,7 +124,8 @@ class RegistryName:
     Attributes
     ----------
     host : str
-        Lower case, ``host`` or ``host:port``; Docker Hub in all its spellings is ``docker.io``.
+        ``host`` or ``host:port``; Docker Hub is ``docker.io``. In lower case, unless `parse_index` kept
+        it as typed.
     scheme : str or None
         ``http`` or ``https`` where it was typed.
     """
@@ -134,6 +142,11 @@ class RegistryName:
     def server(self) -> str:
         """The ``host[:port]`` that answers for this registry."""
         return _DOCKER_HUB_SERVER if self.official else self.host
+
+    @property
+    def address(self) -> str:
+        """The host with the scheme in front, where one was typed: what `Registry` takes."""
+        return f"{self.scheme}://{self.host}" if self.scheme else self.host
 
     @property
     def loopback(self) -> bool:
@@ -186,7 +199,7 @@ class Reference:
         """
         fields: dict[str, Any] = {
             "index": self.registry.to_dict(),
-            "official": self.registry.official,
+            "official": self.registry.official and self.repository.startswith("library/"),
             "remoteName": self.repository,
             "localName": self.local_name,
             "canonicalName": self.canonical_name,
@@ -247,15 +260,12 @@ def parse_registry(text: str) -> RegistryName:
         rest = DOCKER_HUB
     rest = rest.removesuffix("/")
     if "/" in rest:
-        host, _, path = rest.partition("/")
-        raise InvalidReference(
-            f"{_quoted(text)} has {clean(path, 80)!r} after the registry: write {clean(host, 80)!r} alone"
-        )
+        raise _more_than_a_host(rest, text)
     host = _check_host(rest, text)
     if host in _DOCKER_HUB_NAMES:
         host = DOCKER_HUB
         if scheme == "http":
-            raise InvalidReference(f"{_quoted(text)}: Docker Hub is not served over http: write https or no scheme")
+            raise _hub_over_http(text)
     return RegistryName(host, scheme)
 
 
@@ -280,64 +290,6 @@ def parse_reference(text: str) -> Reference:
     >>> str(parse_reference("mongo:7"))
     'docker.io/library/mongo:7'
     """
-    return _parse_name(text, RegistryName(DOCKER_HUB))
-
-
-def parse_index(text: str | None = None) -> RegistryName:
-    """Return the registry that a person typed, as `parse_registry` does; Docker Hub where nothing was."""
-    return RegistryName(DOCKER_HUB) if text is None else parse_registry(text)
-
-
-def parse_repo(text: str, default_index: str | RegistryName | None = None) -> Reference:
-    """Return the repository that a person typed, without tag or digest.
-
-    Parameters
-    ----------
-    text : str
-        ``mongo``, ``team/app``, ``quay.io/team/app``, ``https://quay.io/team/app``.
-    default_index : str or RegistryName, optional
-        The registry of a name that has none in front; Docker Hub unless given.
-
-    Raises
-    ------
-    InvalidReference
-        Outside the grammar, or with a tag or digest.
-
-    Examples
-    --------
-    >>> parse_repo("mongo").canonical_name, parse_repo("team/app", "quay.io").local_name
-    ('docker.io/mongo', 'quay.io/team/app')
-    """
-    reference = _parse_name(text, _index(default_index))
-    if reference.tag is not None or reference.digest is not None:
-        raise InvalidReference(
-            f"{_quoted(text)} has a tag or a digest: write {clean(reference.local_name, 300)!r} alone"
-        )
-    return reference
-
-
-def parse_repo_and_ref(text: str, default_index: str | RegistryName | None = None) -> Reference:
-    """Return the repository that a person typed, with its tag and digest.
-
-    Without either, the tag is ``latest``. `parse_repo_and_tag` is the same.
-
-    Examples
-    --------
-    >>> parse_repo_and_ref("mongo").tag
-    'latest'
-    """
-    reference = _parse_name(text, _index(default_index))
-    return replace(reference, tag="latest") if reference.tag is None and reference.digest is None else reference
-
-
-parse_repo_and_tag = parse_repo_and_ref
-
-
-def _index(default: str | RegistryName | None) -> RegistryName:
-    return default if isinstance(default, RegistryName) else parse_index(default)
-
-
-def _parse_name(text: str, default: RegistryName) -> Reference:
     scheme, rest = _split_scheme(text)
     name, at, digest_text = rest.partition("@")
     if scheme and "/" in digest_text:
@@ -347,15 +299,173 @@ def _parse_name(text: str, default: RegistryName) -> Reference:
     if scheme or (slash and ("." in head or ":" in head or head == "localhost")):
         registry, path = parse_registry(f"{scheme}://{head}" if scheme else head), tail
     else:
-        registry, path = default, name
+        registry, path = RegistryName(DOCKER_HUB), name
     repository, colon, tag = path.partition(":")
     if not repository:
         raise InvalidReference(f"{_quoted(text)} names no repository: write {registry.host}/REPOSITORY")
     if registry.official and "/" not in repository:
         repository = f"library/{repository}"
     if registry.official:
-        _check_namespace(repository)
+        _check_namespace(repository.partition("/")[0], hub=True)
     return Reference(registry, check_repository(repository), check_tag(tag) if colon else None, digest)
+
+
+def parse_index(text: str | None = None) -> RegistryName:
+    """Return the registry that a person typed, by the rules of the node client docker-registry-client.
+
+    Stricter than `parse_registry`: the host has a ``.`` or a ``:`` or is ``localhost``, and the scheme is
+    lower case. It is kept as typed; ``index.docker.io`` alone is another spelling of ``docker.io``.
+
+    Parameters
+    ----------
+    text : str, optional
+        ``quay.io``, ``localhost:5000``, ``https://quay.io/``; Docker Hub where nothing was typed.
+
+    Raises
+    ------
+    InvalidReference
+        A scheme other than http and https, an empty host, one that does not look like a host, anything
+        after it but one ``/``, or http to Docker Hub.
+
+    Examples
+    --------
+    >>> parse_index("https://quay.io").to_dict()
+    {'name': 'quay.io', 'official': False, 'scheme': 'https'}
+    """
+    if not text or text == _DOCKER_LOGIN:
+        return RegistryName(DOCKER_HUB)
+    if "@" in text:
+        raise _user_typed()
+    before, separator, after = text.partition("://")
+    scheme, host = (before, after.removesuffix("/")) if separator else (None, before.removesuffix("/"))
+    if separator and scheme not in {"http", "https"}:
+        raise InvalidReference(f"{_quoted(text)}: the scheme {clean(scheme, 40)!r} is not http or https")
+    if not host:
+        raise InvalidReference(f"{_quoted(text)} has an empty host: write HOST or HOST:PORT")
+    if "/" in host:
+        raise _more_than_a_host(host, text)
+    if not set(host) & {".", ":"} and host != "localhost":
+        raise InvalidReference(
+            f"{_quoted(text)}: {clean(host, 300)!r} does not look like a host: those have a . or a :PORT"
+        )
+    _check_host(host, text)
+    if host == "index.docker.io":
+        host = DOCKER_HUB
+    if host == DOCKER_HUB and scheme == "http":
+        raise _hub_over_http(text)
+    return RegistryName(host, scheme)
+
+
+def parse_repo(text: str, default_index: str | RegistryName | Mapping[str, Any] | None = None) -> Reference:
+    """Return the repository that a person typed, by the rules of the node client docker-registry-client.
+
+    The grammar is wider than that of the distribution specification: `Registry.repository` takes the
+    names that a registry can have.
+
+    Parameters
+    ----------
+    text : str
+        ``mongo``, ``team/app``, ``quay.io/team/app``, ``https://quay.io/team/app``, without tag or digest.
+    default_index : str, RegistryName or mapping, optional
+        The registry of a name that has none in front, as typed, parsed, or as `RegistryName.to_dict`
+        gives it; Docker Hub unless given.
+
+    Raises
+    ------
+    InvalidReference
+        No repository, a tag or digest, characters other than ``a-z0-9_/.-``, empty parts, ``..`` or parts
+        that begin with a dot; on Docker Hub also a namespace of one letter, with two hyphens together
+        or between hyphens.
+
+    Examples
+    --------
+    >>> parse_repo("mongo").canonical_name, parse_repo("team/app", "quay.io").local_name
+    ('docker.io/mongo', 'quay.io/team/app')
+    """
+    _refuse_user(text)
+    registry, repository = _split_index(text, default_index)
+    if not repository:
+        raise InvalidReference(f"{_quoted(text)} has no repository after the host: write {registry.host}/REPOSITORY")
+    _check_familiar(repository, hub=registry.official)
+    if registry.official and "/" not in repository:
+        repository = f"library/{repository}"
+    return Reference(registry, repository)
+
+
+def parse_repo_and_ref(text: str, default_index: str | RegistryName | Mapping[str, Any] | None = None) -> Reference:
+    """Return the repository that a person typed, with its tag and digest; see `parse_repo`.
+
+    Without either, the tag is ``latest``. `parse_repo_and_tag` is the same.
+
+    Raises
+    ------
+    InvalidReference
+        As `parse_repo`, or for a tag or digest outside the grammar.
+
+    Examples
+    --------
+    >>> parse_repo_and_ref("mongo").tag
+    'latest'
+    """
+    _refuse_user(text)
+    named, at, digest = text.partition("@")
+    name, colon, tag = named.rpartition(":")
+    if not colon or "/" in tag:
+        name, colon, tag = named, "", "" if at else "latest"
+    if (colon and not tag) or (at and not digest):
+        raise InvalidReference(f"{clean(text, 300)!r} has an empty tag or digest: write NAME:TAG or NAME@DIGEST")
+    reference = parse_repo(name, default_index)
+    return replace(reference, tag=check_tag(tag) if tag else None, digest=Digest(digest) if at else None)
+
+
+parse_repo_and_tag = parse_repo_and_ref
+
+
+def _split_index(text: str, default: str | RegistryName | Mapping[str, Any] | None) -> tuple[RegistryName, str]:
+    scheme, separator, rest = text.partition("://")
+    head, slash, tail = (rest if separator else text).partition("/")
+    if separator:
+        return parse_index(f"{scheme}://{head}"), tail
+    if slash and (set(head) & {".", ":"} or head == "localhost"):
+        return parse_index(head), tail
+    if isinstance(default, Mapping):
+        typed = f"{default['scheme']}://" if default.get("scheme") else ""
+        return parse_index(typed + str(default.get("name", ""))), text
+    return default if isinstance(default, RegistryName) else parse_index(default), text
+
+
+def _check_familiar(repository: str, *, hub: bool) -> None:
+    if ":" in repository or "@" in repository:
+        raise InvalidReference(
+            f"{clean(repository, 300)!r} has a tag or a digest, where a repository name alone is expected"
+        )
+    parts = repository.split("/")
+    if _FAMILIAR.fullmatch(repository) is None or not all(parts):
+        raise InvalidReference(
+            f"{clean(repository, 300)!r} is not a repository name: write characters of a-z0-9_.- in parts separated by /"
+        )
+    if ".." in repository or any(part.startswith(".") for part in parts):
+        raise InvalidReference(
+            f"{clean(repository, 300)!r} is not a repository name: no part begins with a dot or has two together"
+        )
+    if len(parts) > 1:
+        _check_namespace(parts[0], hub=hub)
+
+
+def _check_namespace(namespace: str, *, hub: bool) -> None:
+    fault = None
+    if len(namespace) > _LONGEST_REPOSITORY:
+        fault = f"it has more than {_LONGEST_REPOSITORY} characters"
+    elif hub and len(namespace) < 2:
+        fault = "on Docker Hub it has two characters or more"
+    elif hub and "--" in namespace:
+        fault = "on Docker Hub it has no two hyphens together"
+    elif hub and namespace.startswith("-") and namespace.endswith("-"):
+        fault = "on Docker Hub it does not stand between hyphens"
+    if fault is not None:
+        raise InvalidReference(
+            f"{clean(namespace, 300)!r} is not a namespace: {fault}; write HOST/REPOSITORY for another registry"
+        )
 
 
 def parse_target(text: str) -> tuple[RegistryName, str | None]:
@@ -450,20 +560,29 @@ def _split_scheme(text: str) -> tuple[str | None, str]:
     return scheme.lower(), rest
 
 
-def _check_namespace(repository: str) -> None:
-    namespace = repository.partition("/")[0]
-    if len(namespace) < 2 or "--" in namespace:
-        raise InvalidReference(
-            f"{clean(namespace, 80)!r} is not a namespace of Docker Hub: those have two characters or more "
-            "and no two hyphens together; write HOST/REPOSITORY for another registry"
-        )
-
-
 def _quoted(text: str) -> str:
     # What stands before an @ in a URL may be a password, and messages end up in notebooks.
     scheme, separator, rest = text.partition("://")
     _, at, host = rest.rpartition("@")
     return repr(clean(f"{scheme}{separator}***@{host}" if at else text, 160))
+
+
+def _more_than_a_host(rest: str, text: str) -> InvalidReference:
+    host, _, path = rest.partition("/")
+    return InvalidReference(
+        f"{_quoted(text)} has {clean(path, 80)!r} after the registry: write {clean(host, 80)!r} alone"
+    )
+
+
+def _hub_over_http(text: str) -> InvalidReference:
+    return InvalidReference(f"{_quoted(text)}: Docker Hub is not served over http: write https or no scheme")
+
+
+def _refuse_user(text: str) -> None:
+    _, _, rest = text.partition("://")
+    before, at, after = rest.rpartition("@")
+    if at and ("/" not in before or "/" in after):  # an @ of a digest stands after the host and before no path
+        raise _user_typed()
 
 
 def _user_typed() -> InvalidReference:

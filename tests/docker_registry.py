@@ -19,7 +19,10 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from certificates import Authority, Certificate
+from token_server import ISSUER, SERVICE, TokenServer
 
 from regaudit.client.registry import Registry
 from regaudit.sandbox.sample import Sample, SampleRepository
@@ -45,9 +48,14 @@ class DockerRegistry:
         False makes it answer 405 to every DELETE.
     login : bool
         Whether it asks for Basic authentication as `USERNAME` and `PASSWORD`.
-    arguments : sequence of str
-        What to start; the configuration file is added. The tests' own `need("docker-registry", …)`
-        finds the program first.
+    tokens : TokenServer, optional
+        Where it sends people for tokens, and whose tokens it accepts.
+    tls : Certificate, optional
+        Speak TLS with it.
+    clients : Authority, optional
+        Speak only to who has a certificate of this authority.
+    storage : Path, optional
+        The storage of another registry, to look at the same things through another door.
 
     Attributes
     ----------
@@ -57,10 +65,22 @@ class DockerRegistry:
         Where it keeps what was pushed: the ground truth, and the place to break things.
     """
 
-    def __init__(self, folder: Path, *, deletion: bool = True, login: bool = False) -> None:
-        self.storage = folder / "storage"
-        self.storage.mkdir(parents=True)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        deletion: bool = True,
+        login: bool = False,
+        tokens: TokenServer | None = None,
+        tls: Certificate | None = None,
+        clients: Authority | None = None,
+        storage: Path | None = None,
+    ) -> None:
+        self.storage = storage or folder / "storage"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.storage.mkdir(exist_ok=True)
         self._folder, self._deletion, self._login = folder, deletion, login
+        self._tokens, self._tls, self._clients = tokens, tls, clients
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._log: deque[str] = deque(maxlen=50)
@@ -68,7 +88,7 @@ class DockerRegistry:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{'http' if self._tls is None else 'https'}://{self.host}"
 
     def start(self) -> None:
         """Start the process and wait until it listens."""
@@ -128,7 +148,7 @@ class DockerRegistry:
         self.stop()
 
     def _configuration(self) -> Path:
-        configuration: dict[str, object] = {
+        configuration: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "info", "accesslog": {"disabled": True}},
             "storage": {
@@ -142,6 +162,13 @@ class DockerRegistry:
             passwords = self._folder / "htpasswd"
             passwords.write_text(_HTPASSWD)
             configuration["auth"] = {"htpasswd": {"realm": "tests", "path": str(passwords)}}
+        if self._tokens is not None:
+            whom = {"realm": self._tokens.realm, "service": SERVICE, "issuer": ISSUER}
+            configuration["auth"] = {"token": whom | {"rootcertbundle": str(self._tokens.bundle)}}
+        if self._tls is not None:
+            configuration["http"]["tls"] = {"certificate": str(self._tls.certificate), "key": str(self._tls.key)}
+        if self._clients is not None:
+            configuration["http"]["tls"]["clientcas"] = [str(self._clients.certificate)]
         file = self._folder / "config.yml"
         file.write_text(json.dumps(configuration))  # JSON is YAML
         return file

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import json
 import logging
 import time
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -13,7 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regaudit.client import v2
-from regaudit.client.auth import ask, delete_scopes, parse_challenges, refusal, repository_scope
+from regaudit.client.auth import ask, delete_scopes, refusal, repository_scope
+from regaudit.client.challenges import parse_challenges
 from regaudit.client.credentials import Credentials
 from regaudit.client.exchange import Once, Request
 from regaudit.client.registry import Registry
@@ -347,7 +351,8 @@ def test_an_endless_401_costs_two_attempts_then_one_and_one_token():
 def test_a_minute_after_an_endless_401_a_new_token_is_tried():
     ours = alice()
     for at, requests in ((0.0, 3), (30.0, 1), (100.0, 3)):
-        forever = Talk([lambda r, at=at: granted() if "/token" in r.url else challenge_at(at)])
+        new = answer(json={"token": f"t{at:.0f}"}, at=at)
+        forever = Talk([lambda r, at=at, new=new: new if "/token" in r.url else challenge_at(at)])
         forever.run(read(ours))
         assert len(forever.requests) == requests, at
 
@@ -402,6 +407,34 @@ def test_what_a_token_server_does_wrong_is_the_error_of_the_request(answered, ki
     with pytest.raises(kind):
         driver.run(read(alice()))
     assert not any("evil" in request.url for request in driver.requests)
+
+
+def test_an_identity_token_does_not_follow_a_redirect():
+    ours = session(credentials=Credentials(identity_token="refresh"))
+    driver = Talk([challenge(), answer(307, headers={"Location": "https://registry.example/elsewhere"})])
+    with pytest.raises(UnexpectedStatus):
+        driver.run(read(ours))
+    assert [request.url for request in driver.requests[1:]] == [REALM]
+
+
+def test_a_token_of_a_megabyte_is_not_read_to_its_end(hostile):
+    hostile.on("GET /v2/", reply(401, headers={"WWW-Authenticate": f'Bearer realm="{hostile.url}/token"'}))
+    hostile.on("GET /token", reply(json={"token": "x" * (1 << 20)}))
+    with Registry(hostile.host) as registry, pytest.raises(TooLarge, match="larger than 65,536 bytes"):
+        registry.ping()
+    assert len(hostile.requests) == 2
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(hours):
+    """What counts is how long a token lives, from when it came: nobody's time of day is believed."""
+    claims = {"exp": time.time() + hours * 3600, "iat": time.time() + hours * 3600 - 300}
+    token = f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
+    ours = alice()
+    talk(read(ours), challenge(), answer(json={"token": token, "expires_in": 300}, at=10.0), answer(200, at=10.0))
+    assert ours.tokens[PULL].renew_at == 305
+    _, driver = talk(read(ours), answer(200, at=300.0))
+    assert shown(driver) == [f"Bearer {token}"]
 
 
 def test_a_403_of_the_token_server_without_a_scope_is_a_wrong_password():
@@ -470,6 +503,120 @@ def test_a_registry_without_a_login_is_asked_once_for_a_deletion_that_it_denies(
     driver = Talk([answer(403)])
     assert driver.run(read(session(), delete_scopes("team/app"), "DELETE")).status == 403
     assert len(driver.requests) == 1
+
+
+def star_only(request):
+    """Answer as a registry whose token server gives the right to delete only to who asks for everything."""
+    if "/token" in request.url:
+        return granted("star" if request.url.endswith("%2A") else request.url.rpartition("%3A")[2])
+    allowed = request.headers.get("Authorization") == "Bearer star"
+    return answer(202) if allowed else challenge(scope="repository:team/app:delete")
+
+
+def test_the_scope_that_the_registry_names_comes_first_and_each_is_asked_for_once():
+    driver = Talk([star_only])
+    assert driver.run(read(alice(), delete_scopes("team/app"), "DELETE")).status == 202
+    assert scopes_asked(driver) == ["repository:team/app:delete", *delete_scopes("team/app")]
+
+
+def test_the_scope_that_worked_is_the_one_asked_for_the_next_time():
+    """And when its token has ended."""
+    ours = alice()
+    Talk([star_only]).run(read(ours, delete_scopes("team/app"), "DELETE"))
+    again = Talk([star_only])
+    again.run(read(ours, delete_scopes("team/app"), "DELETE"))
+    assert shown(again) == ["Bearer star"]
+    ours.now = 100.0
+    later = Talk([lambda request: replace(star_only(request), at=100.0)])
+    later.run(read(ours, delete_scopes("team/app"), "DELETE"))
+    assert (shown(later), scopes_asked(later)) == ([BASIC, "Bearer star"], [delete_scopes("team/app")[-1]])
+
+
+def test_a_revoked_token_of_the_widest_scope_is_renewed_without_climbing_again():
+    ours = alice()
+    Talk([star_only]).run(read(ours, delete_scopes("team/app"), "DELETE"))
+
+    def revoked(request):
+        if "/token" in request.url:
+            return granted("new")
+        allowed = request.headers.get("Authorization") == "Bearer new"
+        return answer(202) if allowed else challenge(scope="repository:team/app:delete")
+
+    driver = Talk([revoked])
+    assert driver.run(read(ours, delete_scopes("team/app"), "DELETE")).status == 202
+    assert scopes_asked(driver) == [delete_scopes("team/app")[-1]]
+    assert len(driver.requests) == 3
+
+
+def test_a_403_to_a_token_is_answered_with_a_wider_one_and_never_with_the_same_again():
+    ours = alice()
+    _, driver = talk(read(ours), challenge(), granted(), answer(403))
+    assert len(driver.requests) == 3
+    driver = Talk([lambda request: granted(request.url) if "/token" in request.url else answer(403)])
+    assert driver.run(read(ours, delete_scopes("team/app"), "DELETE")).status == 403
+    assert scopes_asked(driver) == list(delete_scopes("team/app"))
+
+
+@pytest.mark.parametrize("scopes", [(PULL,), delete_scopes("team/app")])
+def test_a_registry_that_names_another_scope_each_time_is_listened_to_once(scopes):
+    number = itertools.count()
+
+    def never(request):
+        if "/token" in request.url:
+            return granted(f"t{next(number)}")
+        return challenge(scope=f"repository:team/app:x{next(number)}")
+
+    driver = Talk([never])
+    assert driver.run(read(alice(), scopes)).status == 401
+    assert len(scopes_asked(driver)) == len(scopes) + 1
+
+
+def test_an_upload_that_begins_with_a_look_asks_at_once_for_what_the_push_needs():
+    push = repository_scope("team/app", "pull,push")
+    _, driver = talk(read(alice(), (push,)), challenge(scope=PULL), granted(), answer(404))
+    assert scopes_asked(driver) == [push]
+
+
+def test_where_no_right_is_needed_a_named_scope_is_an_example():
+    _, driver = talk(read(alice(), ()), challenge(scope="repository:user/image:pull"), granted(), answer(200))
+    assert scopes_asked(driver) == [""]
+
+
+def test_basic_that_was_accepted_and_is_refused_later_is_a_matter_of_rights():
+    """One repository that is closed to this user does not shut the others."""
+    basic = answer(401, headers={"WWW-Authenticate": "Basic realm=x"})
+    ours = alice()
+    talk(read(ours), basic, answer(200))
+    response, _ = talk(read(ours), basic)
+    problem = refusal(ours, response, "reading x")
+    assert isinstance(problem, AccessDenied)
+    assert "ask for the right" in str(problem)
+    _, driver = talk(read(ours), answer(200))
+    assert shown(driver) == [BASIC]
+
+
+def test_wrong_basic_credentials_are_shown_once_and_not_for_every_repository():
+    driver = Talk([answer(401, headers={"WWW-Authenticate": "Basic realm=x"})])
+    ours = alice()
+    for number in range(50):
+        response = driver.run(read(ours, (repository_scope(f"team/app{number}", "pull"),)))
+        assert isinstance(refusal(ours, response, "x"), AuthenticationFailed)
+    assert shown(driver).count(BASIC) == 1
+
+
+def test_who_is_nobody_and_gets_no_token_is_told_so_once_in_a_minute():
+    ours = session()
+    driver = Talk([lambda request: answer(401) if "/token" in request.url else challenge()])
+    for _ in range(20):
+        assert driver.run(read(ours)).status == 401
+    assert sum("/token" in request.url for request in driver.requests) == 1
+
+
+def test_a_token_server_without_oauth2_is_tried_once():
+    ours = session(credentials=Credentials("alice", "secret", identity_token="refresh"))
+    talk(read(ours), challenge(), answer(404), granted(), answer(200))
+    _, driver = talk(read(ours, ("other",)), granted(), answer(200))
+    assert [request.method for request in driver.requests] == ["GET", "GET"]
 
 
 # -- whom to trust ---------------------------------------------------------------------------

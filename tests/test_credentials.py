@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regaudit.client import credentials
-from regaudit.client.credentials import Credentials, find_credentials
+from regaudit.client.credentials import Credentials, find_credentials, find_part_credentials
 from regaudit.errors import UsageError
 from regaudit.reference import RegistryName, parse_registry
 
@@ -333,6 +333,26 @@ def test_a_login_for_a_part_of_a_registry_counts_only_there_and_the_most_specifi
     repositories = [None, "other", "team2/app", "team/other", "team/app", "team/app/deep", "team/apple"]
     found = [machine.user(repository=repository) for repository in repositories]
     assert found == ["all", "all", "all", "team", "app", "app", "team"]
+
+
+def test_the_parts_that_have_a_login_of_their_own_are_found_in_every_file(machine, caplog):
+    machine.docker(auths={"reg.io": {"auth": auth("all")}, "other.io/x": {"auth": auth("x")}})
+    machine.podman(auths={"reg.io/team": {"auth": auth("team")}, "reg.io/team/app/": {"auth": auth("app")}})
+    found = find_part_credentials(parse_registry("reg.io"), environ=machine.environ, home=machine.root)
+    assert {path: login.username for path, login in found.items()} == {"team": "all", "team/app": "all"}
+    machine.docker(auths={})
+    found = find_part_credentials(parse_registry("reg.io"), environ=machine.environ, home=machine.root)
+    assert {path: login.username for path, login in found.items()} == {"team": "team", "team/app": "app"}
+    machine.environ |= {"REGAUDIT_USERNAME": "env", "REGAUDIT_PASSWORD": "x"}
+    assert find_part_credentials(parse_registry("reg.io"), environ=machine.environ, home=machine.root) == {}
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"auths": ["reg.io/team"]}', b'{"auths": null}'])
+def test_a_file_that_cannot_be_used_has_no_parts_and_is_not_complained_about_twice(machine, caplog, content):
+    machine.write(".config/containers/auth.json", content)
+    assert find_part_credentials(parse_registry("reg.io"), environ=machine.environ, home=machine.root) == {}
+    assert not caplog.records
 
 
 # -- podman's auth.json -----------------------------------------------------------------------

@@ -215,7 +215,8 @@ def test_a_document_that_two_readers_could_read_as_two_things_is_refused(documen
 def test_signatures_in_an_image_do_not_decide_over_its_digest():
     payload = encoded(without(image(), "schemaVersion"))
     raw = signed(payload).replace(b'"signatures"', b'"schemaVersion": 1, "signatures"')
-    assert digest_of_document(raw) == Digest.of(payload)
+    with pytest.raises(BadManifest):
+        digest_of_document(raw)
     assert refusal(raw, OCI_MANIFEST)
     assert refusal(raw, "")
 
@@ -381,6 +382,23 @@ def test_the_word_signatures_alone_changes_no_digest():
 def test_a_signature_that_does_not_say_what_it_signs_is_refused(broken):
     raw = signed(encoded(legacy()), **broken)
     assert refusal(raw, SCHEMA1_SIGNED)
+
+
+def test_signed_schema_1_that_says_more_than_what_is_signed_is_refused():
+    payload = encoded(legacy())
+    cut = payload.rindex(b"\n}")
+    assert "than what is signed" in refusal(
+        signed(payload).replace(b',\n   "signatures"', b', "tag2": 1, "signatures"')
+    )
+    assert "than what is signed" in refusal(signed(payload, length=cut, tail=base64url(b', "tag2": 1\n}')))
+
+
+def test_signatures_of_different_texts_are_refused():
+    payload = encoded(legacy())
+    one = json.loads(signed(payload))["signatures"][0]
+    other = json.loads(signed(payload, length=5))["signatures"][0]
+    assert "different texts" in refusal(signed(payload, signatures=[one, other]))
+    assert parse_manifest(signed(payload, signatures=[one, one])).digest == Digest.of(payload)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -40,8 +41,10 @@ from regaudit.client.exchange import (
     too_large,
 )
 from regaudit.errors import (
+    AccessDenied,
     AddressRefused,
     BadResponse,
+    NotARegistry,
     RegistryError,
     TimedOut,
     TruncatedResponse,
@@ -72,6 +75,8 @@ class Transport:
         Certificate and key files to show.
     proxies : dict
         Proxy URLs by scheme; empty for none. The environment is not read here.
+    bypasses : callable or None
+        Whether to reach a ``host[:port]`` without the proxy.
     connect_seconds : float
         The longest wait for a connection.
     stall_seconds : float
@@ -82,7 +87,8 @@ class Transport:
 
     verify: bool | Path = True
     client_certificate: tuple[Path, Path] | None = None
-    proxies: dict[str, str] = field(default_factory=dict)
+    proxies: dict[str, str] = field(default_factory=dict, repr=False)
+    bypasses: Callable[[str], bool] | None = None
     user_agent: str = "regaudit"
     connect_seconds: float = 10.0
     stall_seconds: float = STALL
@@ -283,7 +289,7 @@ class BlockingDriver:
             timeout=_timeouts(request, transport),
             verify=transport.verify if isinstance(transport.verify, bool) else str(transport.verify),
             cert=_certificate(transport),
-            proxies=transport.proxies,
+            proxies=_proxies(request.url, transport),
         )
         try:
             content, received = _read(reply, request, watch)
@@ -578,6 +584,11 @@ def _timeouts(request: Request, transport: Transport) -> tuple[float, float]:
     return min(transport.connect_seconds, request.deadline), silent
 
 
+def _proxies(url: str, transport: Transport) -> dict[str, str]:
+    direct = transport.bypasses is not None and transport.bypasses(urlsplit(url).netloc)
+    return {} if direct else transport.proxies
+
+
 def _certificate(transport: Transport) -> tuple[str, str] | None:
     if transport.client_certificate is None:
         return None
@@ -635,6 +646,8 @@ def _header_fields(reply: requests.Response) -> Headers:
 
 def _read(reply: requests.Response, request: Request, watch: _Watch) -> tuple[bytes, int]:
     """Read the body whole, into the sink or into memory up to the cap; return the latter, and how many bytes came."""
+    if reply.status_code == 407:
+        raise _proxy_asks(request)
     if request.method == "HEAD" or reply.status_code in {204, 304}:
         reply.raw.drain_conn()  # nothing, but the connection can be used again
         return b"", 0
@@ -719,20 +732,61 @@ def _translated(error: Exception, request: Request, watch: _Watch) -> RegistryEr
         )
     if cause := _cause(error, AddressRefused):
         return cause
+    if _cause(error, urllib3.exceptions.ProxyError):
+        return _proxy_fault(error, request)
     if isinstance(error, requests.exceptions.SSLError) or _cause(error, urllib3.exceptions.SSLError):
-        advice = "give ca= for a certificate authority of your own"
-        if _cause(error, urllib3.exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
-            advice = "if it speaks plain http, ask for that (plain_http=True)"
-        return Unreachable(f"{url}: TLS failed ({_short(error)}): {advice}", url=url)
+        reason = _short(error)
+        advice = next((advice for mark, advice in _TLS_ADVICE if mark in f"{reason} {error}"), _OWN_AUTHORITY)
+        return Unreachable(f"{url}: TLS failed ({reason}): {advice}", url=url)
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
         return TimedOut(f"{url} did not answer in time", url=url)
     if _cause(error, urllib3.exceptions.NewConnectionError) or _cause(error, ConnectionRefusedError):
         return Unreachable(
             f"{url} cannot be reached ({_short(error)}): check the address, and that the registry is running", url=url
         )
+    if _speaks_tls(error):
+        return NotARegistry(f"{url}: it speaks https: write https:// in front of the host", url=url)
     if isinstance(error, zlib.error | UnicodeError | ValueError) or "got more than" in str(error) or _foreign(error):
         return BadResponse(f"{url}: the answer cannot be read ({_short(error)})", url=url)
     return TruncatedResponse(f"{url}: the connection ended before the answer did ({_short(error)})", url=url)
+
+
+_OWN_AUTHORITY = "give ca= for a certificate authority of your own"
+# What to do, by a mark in OpenSSL's or Python's own words.
+_TLS_ADVICE = (
+    ("WRONG_VERSION_NUMBER", "if it speaks plain http, ask for that (plain_http=True)"),
+    ("not valid for", "write the name that the certificate is for"),
+    ("Hostname mismatch", "write the name that the certificate is for"),
+    ("has expired", "whoever runs it has to renew it"),
+    ("not yet valid", "check the clock of this machine"),
+    ("KEY_VALUES_MISMATCH", "give client_certificate= a certificate and the key that belongs to it"),
+    ("ALERT_CERTIFICATE_REQUIRED", "give client_certificate="),
+    ("ALERT_BAD_CERTIFICATE", "give client_certificate= one that it accepts"),
+    ("ALERT_UNKNOWN_CA", "give client_certificate= one that it accepts"),
+    ("ALERT_HANDSHAKE_FAILURE", "it may want a client_certificate="),
+    # as TLS 1.3 ends where the alert comes too late
+    ("EOF occurred", "it may want a client_certificate="),
+)
+
+
+def _proxy_fault(error: Exception, request: Request) -> RegistryError:
+    if "407" in str(_cause(error, urllib3.exceptions.ProxyError)):
+        return _proxy_asks(request)
+    url = safe_url(request.url)
+    return Unreachable(f"{url} cannot be reached through the proxy ({_short(error)}): check proxy=", url=url)
+
+
+def _proxy_asks(request: Request) -> AccessDenied:
+    url = safe_url(request.url)
+    return AccessDenied(
+        f"{url}: the proxy asks for a login of its own: give proxy=http://USER:PASSWORD@HOST:PORT", url=url, status=407
+    )
+
+
+def _speaks_tls(error: Exception) -> bool:
+    """Return whether what answered plain http is a TLS alert."""
+    bad = _cause(error, http.client.BadStatusLine)
+    return bad is not None and str(bad.args[0]).startswith("\x15\x03")
 
 
 def _foreign(error: Exception) -> bool:

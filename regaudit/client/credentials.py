@@ -26,17 +26,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from regaudit.errors import BadManifest, InvalidReference, UsageError
+from regaudit.errors import AuthenticationFailed, BadManifest, InvalidReference, UsageError
 from regaudit.manifest import load_json
 from regaudit.reference import RegistryName, parse_registry
 from regaudit.text import clean, redact
 
-__all__ = ["Credentials", "find_credentials"]
+__all__ = ["Credentials", "find_credentials", "find_part_credentials"]
 
 _log = logging.getLogger("regaudit.client")
 
 # The key under which docker stores Docker Hub, and the address that it gives to helpers for it.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
+# What to do about credentials that were typed and are wrong.
+_TYPE_AGAIN = "check username= and password= (-u USER --password-stdin on the command line)"
 # The user name by which a helper says that its secret is an OAuth2 refresh token.
 _IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 -- a marker of the protocol
 _HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -68,6 +70,8 @@ class Credentials:
         A bearer token to use as it is.
     source : str
         Where they were found, in words for a message.
+    remedy : str
+        What to do where they are not accepted, in words for a message.
 
     Raises
     ------
@@ -80,6 +84,7 @@ class Credentials:
     identity_token: str | None = field(default=None, repr=False)
     registry_token: str | None = field(default=None, repr=False)
     source: str = "given"
+    remedy: str = field(default=_TYPE_AGAIN, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         values = {"user name": self.username, "password": self.password, "identity token": self.identity_token}
@@ -111,6 +116,15 @@ class Credentials:
         if ":" in self.username:
             raise UsageError(f"the user name ({self.source}) has a ':': Basic authentication cannot send it")
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
+
+    def not_accepted(self, what: str, *, url: str = "", status: int | None = None) -> AuthenticationFailed:
+        """Return the error for a server that does not accept them: what was tried, and what to do next."""
+        shown = "user name or password"
+        if self.registry_token or self.identity_token:
+            shown = "token" if self.registry_token else "identity token"
+        return AuthenticationFailed(
+            f"{what}: the {shown} was not accepted ({self.source}): {self.remedy}", url=url, status=status
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the user name and the source; the secrets stay behind."""
@@ -175,11 +189,41 @@ def find_credentials(
     return None
 
 
+def find_part_credentials(
+    registry: RegistryName, *, environ: Mapping[str, str] | None = None, home: Path | None = None
+) -> dict[str, Credentials]:
+    """Return the logins that are stored for parts of a registry, by the beginning of a repository's name.
+
+    These are podman's (``podman login registry.example/team``). Where the environment has credentials, they
+    count everywhere.
+    """
+    environ = os.environ if environ is None else environ
+    home = _home() if home is None else home
+    if _from_environment(environ) is not None:
+        return {}
+    found = {}
+    for path in {path for file in _auth_files(environ, home) for path in _paths(file, registry)}:
+        credentials = find_credentials(registry, repository=path, environ=environ, home=home)
+        if credentials is not None:
+            found[path] = credentials
+    return found
+
+
+def _paths(file: _AuthFile, registry: RegistryName) -> set[str]:
+    """Return the parts of a registry that a file has logins for; whoever asks for a login hears what is wrong with it."""
+    try:
+        logins = _read_config(file.path).get("auths")
+    except _Unusable:
+        return set()
+    keys = [_split_key(key) for key in logins] if isinstance(logins, dict) else []
+    return {path for host, path in keys if host == registry.host and path}
+
+
 def _given(username: str | None, password: str | None, token: str | None) -> Credentials | None:
     if token is not None:
         if username is not None or password is not None:
             raise UsageError("a token was given with a user name or password: give token= or username= and password=")
-        return Credentials(registry_token=token)
+        return Credentials(registry_token=token, remedy="check token=")
     if username is None and password is None:
         return None
     if not username:
@@ -200,7 +244,8 @@ def _from_environment(environ: Mapping[str, str]) -> Credentials | None:
         raise UsageError("REGAUDIT_PASSWORD is set and REGAUDIT_USERNAME is not: set both, or unset REGAUDIT_PASSWORD")
     if not password:
         raise UsageError("REGAUDIT_USERNAME is set and REGAUDIT_PASSWORD is not: set both, or unset REGAUDIT_USERNAME")
-    return Credentials(username, password, source="REGAUDIT_USERNAME")
+    remedy = "check REGAUDIT_USERNAME and REGAUDIT_PASSWORD"
+    return Credentials(username, password, source="REGAUDIT_USERNAME", remedy=remedy)
 
 
 # -- the files of docker and podman -----------------------------------------------------------
@@ -214,6 +259,9 @@ class _AuthFile:
     @property
     def source(self) -> str:
         return f"{self.tool} config {clean(self.path, 300)}"
+
+    def remedy(self, registry: RegistryName, path: str = "") -> str:
+        return f"log in again with `{self.tool} login {'/'.join(filter(None, [registry.host, clean(path, 255)]))}`"
 
 
 def _home() -> Path | None:
@@ -247,14 +295,14 @@ def _from_file(
             if found is not None:
                 return found
         entries = _matching(config.get("auths"), registry, repository)
-        return next((found for entry in entries if (found := _stored(entry, file.source)) is not None), None)
+        read = (_stored(entry, file.source, file.remedy(registry, path)) for path, entry in entries)
+        return next((found for found in read if found is not None), None)
     except _Unusable as reason:
         _log.warning(
-            "%s is passed over, for it %s: repair it, or remove it and log in again with `%s login %s`",
+            "%s is passed over, for it %s: repair it, or remove it and %s",
             file.source,
             reason,
-            file.tool,
-            registry.host,
+            file.remedy(registry),
         )
         return None
 
@@ -286,7 +334,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _helpers(config: dict[str, Any], registry: RegistryName, repository: str | None) -> list[str]:
     """Return the names of the helpers to ask, the one for this host first."""
-    names = [*_matching(config.get("credHelpers"), registry, repository)][:1]
+    names = [name for _, name in _matching(config.get("credHelpers"), registry, repository)][:1]
     if names == [""]:  # docker's way to say: for this host not the store, but the file
         return []
     store = config.get("credsStore")
@@ -296,8 +344,8 @@ def _helpers(config: dict[str, Any], registry: RegistryName, repository: str | N
     return list(dict.fromkeys(names))
 
 
-def _matching(section: Any, registry: RegistryName, repository: str | None) -> list[Any]:
-    """Return the values whose key means this registry, the most specific and then the plainest spelling first."""
+def _matching(section: Any, registry: RegistryName, repository: str | None) -> list[tuple[str, Any]]:
+    """Return path and value where a key means this registry, the most specific and then the plainest spelling first."""
     if section is None:
         return []
     if not isinstance(section, dict):
@@ -307,8 +355,8 @@ def _matching(section: Any, registry: RegistryName, repository: str | None) -> l
     for key, value in section.items():
         host, path = _split_key(key)
         if host == registry.host and (not path or f"{repository or ''}/".startswith(f"{path}/")):
-            found.append((-len(path), key not in plain, value))
-    return [value for _, _, value in sorted(found, key=lambda match: match[:2])]
+            found.append((-len(path), key not in plain, path, value))
+    return [match[2:] for match in sorted(found, key=lambda match: match[:2])]
 
 
 def _split_key(key: str) -> tuple[str | None, str]:
@@ -323,7 +371,7 @@ def _split_key(key: str) -> tuple[str | None, str]:
     return registry.host, "" if path in {"v1", "v2"} else path
 
 
-def _stored(entry: Any, source: str) -> Credentials | None:
+def _stored(entry: Any, source: str, remedy: str) -> Credentials | None:
     """Return the credentials of one entry; an empty one marks a login that a helper holds."""
     if not isinstance(entry, dict):
         raise _Unusable("has a login that is not a JSON object")
@@ -339,7 +387,7 @@ def _stored(entry: Any, source: str) -> Credentials | None:
             return None
         if username is None or password is None:
             raise _Unusable("has a login without a user name or password")
-    return Credentials(username, password, identity, bearer, source)
+    return Credentials(username, password, identity, bearer, source, remedy)
 
 
 def _decoded(auth: str) -> tuple[str | None, str | None]:
@@ -361,16 +409,15 @@ def _ask_helper(name: str, file: _AuthFile, registry: RegistryName, environ: Map
     source = f"docker-credential-{clean(name, 60)}"
     try:
         reply = _run_helper(name, address, environ)
-        return None if reply is None else _answer(reply, registry, source)
+        return None if reply is None else _answer(reply, registry, source, file.remedy(registry))
     except _Unusable as reason:
         _log.warning(
-            "%s (named in %s) is passed over for %s, for it %s: log in again with `%s login %s`",
+            "%s (named in %s) is passed over for %s, for it %s: %s",
             source,
             clean(file.path, 300),
             registry.host,
             reason,
-            file.tool,
-            registry.host,
+            file.remedy(registry),
         )
         return None
 
@@ -444,7 +491,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _answer(reply: bytes, registry: RegistryName, source: str) -> Credentials:
+def _answer(reply: bytes, registry: RegistryName, source: str, remedy: str) -> Credentials:
     try:
         fields = load_json(reply)
     except BadManifest:
@@ -459,5 +506,5 @@ def _answer(reply: bytes, registry: RegistryName, source: str) -> Credentials:
     if not username or not secret:
         raise _Unusable("answered without a user name or secret")
     if username == _IDENTITY_TOKEN_USER:
-        return Credentials(identity_token=secret, source=source)
-    return Credentials(username, secret, source=source)
+        return Credentials(identity_token=secret, source=source, remedy=remedy)
+    return Credentials(username, secret, source=source, remedy=remedy)

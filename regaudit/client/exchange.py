@@ -225,11 +225,49 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenServer:
+    """Where a registry sends us for tokens, in its own words.
+
+    Attributes
+    ----------
+    peer : str or None
+        The address that the registry answered from when it said so.
+    """
+
+    realm: str
+    service: str
+    peer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
-    """A bearer token and when it should be renewed, on the clock of `Response.at`."""
+    """A bearer token.
+
+    Attributes
+    ----------
+    renew_at : float
+        When it should be renewed, on the clock of `Response.at`.
+    scope : str
+        What it was asked for.
+    granted : tuple of str or None
+        What it gives a right to, where that can be known.
+    worked : bool
+        Whether the registry has answered a request with it other than by a no.
+    """
 
     value: str = field(repr=False)
     renew_at: float
+    scope: str = ""
+    granted: tuple[str, ...] | None = None
+    worked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """When a no was said, on the clock of `Response.at`, and the error where it was a token server's."""
+
+    at: float
+    error: RegistryError | None = None
 
 
 @dataclass
@@ -242,20 +280,22 @@ class Session:
         ``https://host[:port]``.
     basic : bool
         Whether the registry asked for Basic and gets it with each request.
-    bearer : tuple or None
-        Realm and service of the token server, once a challenge named them.
+    proven : bool
+        Whether the registry or its token server has accepted the credentials.
+    rejected : Refusal or None
+        When they were last found wrong.
+    token_server : TokenServer or None
+        Once a challenge named it.
     tokens : dict
-        By scope.
-    failures : dict
-        By scope, when and why a token server refused; under ``""`` what holds for every scope.
-    spurned : dict
-        By scope, when the registry refused a token that was issued for it just before.
-    peer : str or None
-        The address that the registry answered from when it named its token server.
+        By need: the narrowest scope that is known to serve it.
+    refused : dict
+        By need, when there was last nothing more to show for it.
     capabilities : dict
-        What probing found: ``referrers``.
+        What probing found: ``referrers``; whether the token server knows ``oauth2``.
     counts : collections.Counter
         Requests by purpose.
+    parts : dict
+        By the beginning of a repository's name, the session for where a login of its own is stored.
     """
 
     registry: RegistryName
@@ -265,19 +305,31 @@ class Session:
     deadline: float = READ_DEADLINE
     trusted_realms: Sequence[str] = ()
     basic: bool = False
-    bearer: tuple[str, str] | None = None
+    proven: bool = False
+    rejected: Refusal | None = None
+    token_server: TokenServer | None = None
     tokens: dict[str, Token] = field(default_factory=dict, repr=False)
-    failures: dict[str, tuple[float, RegistryError]] = field(default_factory=dict)
-    spurned: dict[str, float] = field(default_factory=dict)
-    peer: str | None = None
+    refused: dict[str, Refusal] = field(default_factory=dict)
     capabilities: dict[str, bool] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    parts: dict[str, Session] = field(default_factory=dict)
     now: float = 0.0
 
     @property
     def host(self) -> str:
         """The registry as people write it."""
         return self.registry.host
+
+    def divide(self, logins: Mapping[str, Credentials]) -> None:
+        """Use other credentials in some parts of the registry."""
+        own: dict[str, Any] = {"capabilities": self.capabilities, "counts": self.counts}
+        shared = {name: getattr(self, name) for name in ("registry", "base", "retry", "deadline", "trusted_realms")}
+        self.parts = {path: Session(**shared, **own, credentials=login) for path, login in logins.items()}
+
+    def part(self, repository: str) -> Session:
+        """Return the session whose credentials count for a repository: that of the longest part that it is in."""
+        paths = [path for path in self.parts if f"{repository}/".startswith(f"{path}/")]
+        return self.parts[max(paths, key=len)] if paths else self
 
     def url(self, path: str) -> str:
         """Return the URL of a path below the registry."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from regaudit.client.auth import _check_private, parse_challenges
+from regaudit.client.challenges import parse_challenges
 from regaudit.client.exchange import (
     PAGE_CAP,
     Conversation,
@@ -29,6 +29,7 @@ from regaudit.client.exchange import (
     is_private,
     origin,
 )
+from regaudit.client.tokens import check_private
 from regaudit.errors import (
     BadManifest,
     BadResponse,
@@ -275,7 +276,7 @@ def basic(session: SessionV1) -> str | None:
     credentials = session.http.credentials
     if credentials is None or credentials.username is None or credentials.password is None:
         return None
-    _check_private(session.http, session.http.base)
+    check_private(session.http, session.http.base)
     return credentials.basic()
 
 

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 from regaudit._version import __version__
 from regaudit.client import v1, v2
 from regaudit.client.blocking import BlockingDriver, Transport
 from regaudit.client.bulk import Bulk
-from regaudit.client.credentials import find_credentials
+from regaudit.client.credentials import find_credentials, find_part_credentials
 from regaudit.client.exchange import READ_DEADLINE, STALL, Conversation, RetryPolicy, Session
+from regaudit.client.login import Login, login
 from regaudit.client.registry_v1 import RegistryV1
 from regaudit.client.repository import Repository
 from regaudit.errors import AccessDenied, AuthenticationFailed, NotARegistry, Unsupported, UsageError
@@ -104,6 +106,10 @@ class Registry:
             )
         name = parse_registry(host)
         scheme = _scheme(name, plain_http=plain_http)
+        if insecure and ca is not None:
+            raise UsageError("insecure=True and ca= contradict each other: give one of them")
+        if any(character < " " for character in user_agent):
+            raise UsageError("user_agent= has a line break or another control character: give it without one")
         if insecure:
             warnings.warn(f"the certificate of {clean(name.host, 120)} is not verified", UserWarning, stacklevel=2)
         self.session = Session(
@@ -114,12 +120,15 @@ class Registry:
             deadline=deadline,
             trusted_realms=tuple(trusted_realms),
         )
+        if username is None and token is None:
+            self.session.divide(find_part_credentials(name))
         certificate = client_certificate and (_file(client_certificate[0]), _file(client_certificate[1]))
         self._driver = BlockingDriver(
             Transport(
                 verify=_file(ca) if ca is not None else not insecure,
                 client_certificate=certificate,
-                proxies=_proxies(name.server, proxy, from_environment=use_env_proxy),
+                proxies=_proxies(proxy, from_environment=use_env_proxy),
+                bypasses=urllib.request.proxy_bypass if use_env_proxy and proxy is None else None,
                 user_agent=user_agent,
                 connect_seconds=connect_timeout,
                 stall_seconds=stall_timeout,
@@ -187,6 +196,24 @@ class Registry:
             return True
         return True
 
+    def login(self, scope: str | None = None) -> Login:
+        """Log in, and say what that came to; without credentials, as nobody.
+
+        Parameters
+        ----------
+        scope : str, optional
+            Rights to ask for, such as ``repository:team/app:pull,push``. Fewer may be granted: see
+            `Login.missing`.
+
+        Raises
+        ------
+        AuthenticationFailed
+            The credentials are wrong; the message says what to type.
+        AccessDenied, NotARegistry, Unreachable
+            With what to do about it.
+        """
+        return self.run(login(self.session, scope))
+
     def catalog(self) -> list[str]:
         """Return the names of all repositories; hosted registries often deny this."""
         self._needs_v2("search('')")
@@ -230,12 +257,22 @@ def _file(path: str | Path) -> Path:
     return Path(path)
 
 
-def _proxies(server: str, proxy: str | None, *, from_environment: bool) -> dict[str, str]:
+def _proxies(proxy: str | None, *, from_environment: bool) -> dict[str, str]:
     if proxy is not None:
-        return {"http": proxy, "https": proxy}
-    if not from_environment or urllib.request.proxy_bypass(server):
-        return {}
-    return {k: v for k, v in urllib.request.getproxies().items() if k in {"http", "https"}}
+        return dict.fromkeys(("http", "https"), _proxy_url(proxy, "proxy="))
+    found = urllib.request.getproxies() if from_environment else {}
+    return {scheme: _proxy_url(found[scheme], f"{scheme}_proxy") for scheme in ("http", "https") if scheme in found}
+
+
+def _proxy_url(text: str, what: str) -> str:
+    try:
+        parts = urlsplit(text if "://" in text or what == "proxy=" else f"http://{text}")
+        usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1)
+    except ValueError:  # brackets without an address, a port out of range
+        usable = False
+    if not usable:
+        raise UsageError(f"{what} is not the address of a proxy: write http://HOST:PORT")
+    return parts.geturl()
 
 
 __all__ = ["Registry"]

@@ -32,6 +32,7 @@ from regaudit.errors import (
     AccessDenied,
     BadManifest,
     BadResponse,
+    BadSignature,
     DigestMismatch,
     InvalidReference,
     NotARegistry,
@@ -55,6 +56,7 @@ from regaudit.manifest import (
     parse_manifest,
 )
 from regaudit.reference import Digest, attached_tag, check_repository, check_tag, is_repository, is_tag
+from regaudit.schema1 import with_signers
 from regaudit.text import clean, log_url, safe_url
 
 # distribution 3.x answers 400 to more, and hosted registries clamp to it.
@@ -63,6 +65,8 @@ PAGE_SIZE = 1000
 _MOST_PAGES = 1_000_000
 _FRUITLESS_PAGES = 2
 _PING_CAP = 64 << 10
+# What Go's and nginx's servers say, in the clear, to who speaks plain http to a port for TLS.
+_WANTS_TLS = (b"HTTP request to an HTTPS server", b"plain HTTP request was sent to HTTPS port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +173,21 @@ def ping(session: Session) -> Conversation[Ping]:
     AuthenticationFailed
         The credentials are wrong.
     """
-    request = Request("GET", session.url("/v2/"), "ping", cap=_PING_CAP, deadline=session.deadline)
-    response = yield from ask(session, request, ())
-    if response.status == 401 and response.headers.get("www-authenticate"):
-        if session.credentials is not None:
-            raise refusal(session, response, f"logging in to {session.host}")
-    elif response.status != 200 or _looks_like_a_page(response):
-        raise _no_registry(session, response)
+    response = yield from base(session)
+    if response.status == 401 and session.credentials is not None:
+        raise refusal(session, response, f"logging in to {session.host}")
     body = response.body[:2048].decode("utf-8", "replace")
     return Ping(response.status, {name: clean(value) for name, value in response.headers.items()}, clean(body))
+
+
+def base(session: Session, scopes: tuple[str, ...] = ()) -> Conversation[Response]:
+    """Return what ``GET /v2/`` answers, 200 or 401; anything else is an error, for no registry says it."""
+    request = Request("GET", session.url("/v2/"), "ping", cap=_PING_CAP, deadline=session.deadline)
+    response = yield from ask(session, request, scopes, listen=False)
+    asks_for_login = response.status == 401 and response.headers.get("www-authenticate")
+    if not asks_for_login and (response.status != 200 or _looks_like_a_page(response)):
+        raise _no_registry(session, response)
+    return response
 
 
 def catalog(session: Session, progress: Callable[[int], None] | None = None) -> Conversation[Listing]:
@@ -575,9 +585,9 @@ def _verified(response: Response, repository: str, reference: str) -> AnyManifes
     if not response.body:
         raise TruncatedResponse(f"{where}the answer is empty", url=safe_url(response.url))
     try:
-        manifest = parse_manifest(response.body, _content_type(response))
-    except BadManifest as error:
-        raise BadManifest(f"{where}{error}", url=safe_url(response.url), status=200) from None
+        manifest = with_signers(parse_manifest(response.body, _content_type(response)))
+    except (BadManifest, BadSignature) as error:
+        raise type(error)(f"{where}{error}", url=safe_url(response.url), status=200) from None
     announced = _announced(response, repository, reference)
     asked = Digest(reference) if ":" in reference else None
     for digest in (asked, announced):
@@ -630,7 +640,7 @@ def _looks_like_a_page(response: Response) -> bool:
 
 
 def _no_registry(session: Session, response: Response) -> RegistryError:
-    if response.status == 400 and b"HTTP request to an HTTPS server" in response.body:
+    if response.status == 400 and any(words in response.body for words in _WANTS_TLS):
         return NotARegistry(f"{session.host} speaks https: write https://{session.host}", url=session.base, status=400)
     if response.status in {401, 403, 429} or response.status >= 500:
         return refusal(session, response, f"{session.host}/v2/")
