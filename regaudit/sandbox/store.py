@@ -305,10 +305,7 @@ class Store:
         for tag in tags if ":" in reference else (reference, *tags):
             if not is_tag(tag):
                 raise ApiError(400, "TAG_INVALID", "manifest tag did not match the grammar", {"tag": tag})
-        try:
-            document = parse_manifest(raw, media_type)
-        except BadManifest as error:
-            raise ApiError(400, "MANIFEST_INVALID", "manifest invalid", str(error)) from None
+        document = _parse_pushed(raw, media_type)
         with self._lock:
             if not sparse:
                 self._check_blobs(repository, document)
@@ -490,6 +487,19 @@ def parse_digest(text: str) -> Digest:
 def _check_content(digest: Digest, data: bytes) -> None:
     if not digest.matches(data):
         raise ApiError(400, "DIGEST_INVALID", "provided digest did not match uploaded content", {"digest": digest})
+
+
+def _parse_pushed(raw: bytes, media_type: str) -> AnyManifest:
+    try:
+        document = parse_manifest(raw, media_type)
+    except BadManifest as error:
+        raise ApiError(400, "MANIFEST_INVALID", "manifest invalid", str(error)) from None
+    # Who reads forgives a Content-Type that says nothing; who stores does not, since it is what readers will be told.
+    named = media_type.partition(";")[0].strip().lower()
+    if named not in {"", document.media_type}:
+        detail = f"it was sent as {named} and is {document.media_type}"
+        raise ApiError(400, "MANIFEST_INVALID", "manifest invalid", detail)
+    return document
 
 
 def _needed_blobs(document: AnyManifest) -> Iterable[str]:
