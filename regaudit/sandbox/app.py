@@ -15,31 +15,28 @@ Of what the specification drafts beyond 1.1, it knows the ``tag`` parameter of a
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
 from regaudit.errors import InvalidReference
 from regaudit.manifest import OCI_INDEX
 from regaudit.reference import Digest
-from regaudit.sandbox.faults import Fault, Faults
 from regaudit.sandbox.login import Authority, OAuthError
 from regaudit.sandbox.store import ApiError, Store, check_name, parse_digest
-from regaudit.sandbox.wire import Connection, HangUp, Receive, Scope, Send
 
 # "Registries MAY impose a limit; it SHOULD be at least 4 megabytes" (distribution spec, "Pushing Manifests").
 MANIFEST_LIMIT = 4 * 1024 * 1024
 # docker-registry lists 100 repositories where a client does not ask for a number.
 _CATALOG_PAGE = 100
-# What the log of requests says where the sandbox hung up without an answer.
-NO_ANSWER = 0
+# Small enough that a slow reader holds up its own blob only, large enough to cost no time.
+_PIECE = 256 * 1024
 
 _NOT_FOUND = b"404 page not found\n"
 _JSON = "application/json; charset=utf-8"
@@ -53,6 +50,12 @@ _ROUTE = re.compile(
 )
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CHUNK = re.compile(r"(?:bytes[ =])?(\d+)-(\d+)(?:/(?:\d+|\*))?")
+
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 @dataclass(slots=True, frozen=True)
@@ -124,13 +127,8 @@ class Application:
         What the registry can do.
     authority : Authority, optional
         Who may do what; without it everybody may do everything.
-    faults : Faults, optional
-        What goes wrong.
     requests : deque, optional
-        Where ``(method, path, status)`` of every request answered is added; the status is 0 where a fault
-        closed the connection before there was one.
-    hang_up : callable, optional
-        Closes the connection of a client (ASGI's ``scope["client"]``). Faults that drop or cut need it.
+        Where ``(method, path, status)`` of every request answered is added.
     """
 
     def __init__(
@@ -139,36 +137,28 @@ class Application:
         features: Features | None = None,
         *,
         authority: Authority | None = None,
-        faults: Faults | None = None,
         requests: deque[tuple[str, str, int]] | None = None,
-        hang_up: HangUp = lambda _: None,
     ) -> None:
         self.store = store
         self.authority = authority
-        self.faults = faults or Faults()
         self.requests: deque[tuple[str, str, int]] = deque(maxlen=0) if requests is None else requests
-        # Set when the server ends: whoever waits out a delay goes on at once.
-        self.closing = asyncio.Event()
         self._features = features or Features()
-        self._hang_up = hang_up
         self._endpoints = self._table()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI asks for it."""
         if scope["type"] != "http":
             return
-        connection = Connection(scope, receive, send, self._hang_up)
-        fault = self.faults.take(scope["method"], scope["path"])
-        await self._pause(self.faults.latency + (fault.delay if fault else 0))
-        reply = await self._carry_out(scope, connection, fault)
-        if reply is None:  # the client has gone
-            return
-        self.requests.append((scope["method"], scope["path"], reply.status))
-        if reply.status == NO_ANSWER or (fault is not None and fault.drop is not None):
-            await connection.close()
-            return
-        cut = None if fault is None else fault.cut_reply
-        await connection.answer(reply.status, _wire_headers(reply, fault), reply.body, cut)
+        route = parse_route(scope["path"])
+        call = Call(scope["method"], route, scope["query_string"], dict(scope["headers"]))
+        if call.method in {"PUT", "POST", "PATCH"}:
+            call.body, complete = await _read_body(receive, MANIFEST_LIMIT if route.kind == "manifests" else None)
+            if not complete:
+                self._keep_partial(call)
+                return
+        reply = self.answer(call)
+        self.requests.append((call.method, scope["path"], reply.status))
+        await send_reply(reply, send)
 
     def answer(self, call: Call) -> Reply:
         """Return the reply to a request."""
@@ -184,27 +174,7 @@ class Application:
                 check_name(call.route.name)
             return endpoint(call)
         except ApiError as error:
-            return _error_reply(error)
-
-    async def _pause(self, seconds: float) -> None:
-        if seconds:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.closing.wait(), seconds)
-
-    async def _carry_out(self, scope: Scope, connection: Connection, fault: Fault | None) -> Reply | None:
-        if fault is not None and fault.drop == "before":
-            return Reply(NO_ANSWER)
-        method, route = scope["method"], parse_route(scope["path"])
-        call = Call(method, route, scope["query_string"], dict(scope["headers"]))
-        if method in {"PUT", "POST", "PATCH"}:
-            limit = MANIFEST_LIMIT if route.kind == "manifests" else None
-            call.body, complete = await connection.read(limit, None if fault is None else fault.cut_request)
-            if not complete:
-                self._keep_partial(call)
-                return None if fault is None or fault.cut_request is None else Reply(NO_ANSWER)
-        if fault is not None and fault.error is not None:
-            return _error_reply(ApiError(*fault.error, "the sandbox was told to answer so"))
-        return self.answer(call)
+            return error_reply(error)
 
     def _admit(self, call: Call) -> None:
         if self.authority is not None and call.route.kind != "token":
@@ -478,7 +448,8 @@ def _json_reply(document: object, headers: dict[str, str] | None = None) -> Repl
     return Reply(200, {"Content-Type": _JSON, **(headers or {})}, _dump(document))
 
 
-def _error_reply(error: ApiError) -> Reply:
+def error_reply(error: ApiError) -> Reply:
+    """Return the reply that an error is: the specification's JSON body."""
     entry: dict[str, object] = {"code": error.code, "message": error.message}
     entries = [{**entry, "detail": detail} for detail in error.details] or [entry]
     return Reply(error.status, {"Content-Type": _JSON, **error.headers}, _dump({"errors": entries}))
@@ -488,11 +459,30 @@ def _not_allowed(methods: str) -> ApiError:
     return ApiError(405, "UNSUPPORTED", "The operation is unsupported.", headers={"Allow": methods})
 
 
-def _wire_headers(reply: Reply, fault: Fault | None) -> list[tuple[bytes, bytes]]:
+async def send_reply(reply: Reply, send: Send) -> None:
+    """Send a reply as ASGI messages."""
     headers = {"Docker-Distribution-API-Version": "registry/2.0", **reply.headers}
-    if fault is not None:
-        headers.update(fault.extra_headers)
     wire = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     if reply.status != 204:  # RFC 9110 forbids it there
         wire.append((b"content-length", b"%d" % len(reply.body)))
-    return wire
+    await send({"type": "http.response.start", "status": reply.status, "headers": wire})
+    size = len(reply.body)
+    for first in range(0, max(size, 1), _PIECE):
+        piece = reply.body[first : first + _PIECE]
+        await send({"type": "http.response.body", "body": piece, "more_body": first + _PIECE < size})
+
+
+async def _read_body(receive: Receive, limit: int | None) -> tuple[bytes, bool]:
+    """Return the body, one byte more than `limit` at least where it is longer, and whether all of it came."""
+    pieces: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b"".join(pieces), False
+        # The rest of a body that is too large is read and dropped, so that the connection can go on.
+        if limit is None or size <= limit:
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+        more = message.get("more_body", False)
+    return b"".join(pieces), True

@@ -1,18 +1,26 @@
 """Faults on demand: what a registry does on its bad days, at the moment that a test or a demo chooses.
 
-Which request is hit, and what happens to it, is decided here; `regaudit.sandbox.app` carries it out.
+`Faults` decides which request is hit. `FaultyLine` stands between the network and the registry, whatever its
+interface, and makes the fault happen.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from regaudit.errors import UsageError
+from regaudit.sandbox.app import Message, Receive, Scope, Send, error_reply, send_reply
+from regaudit.sandbox.store import ApiError
 
+# What the log of requests says where the connection was closed without an answer.
+NO_ANSWER = 0
 _CODES = {
     401: "UNAUTHORIZED",
     403: "DENIED",
@@ -60,6 +68,17 @@ class Fault:
     ----------
     hits : int
         How many requests were hit so far.
+
+    Examples
+    --------
+    Two requests are too many, and the third is fine; a blob breaks off in its middle; a deletion is carried
+    out, and nobody hears of it; an upload breaks after its first megabyte; a token server that takes its time:
+
+    >>> busy = Fault(status=429, retry_after=1, times=2)
+    >>> torn = Fault(method="GET", path="/v2/*/blobs/*", cut_reply=1000, times=1)
+    >>> lost = Fault(method="DELETE", drop="after", times=1)
+    >>> broken = Fault(method="PATCH", cut_request=1_000_000, times=1)
+    >>> slow = Fault(path="/token", delay=2)
     """
 
     method: str = "*"
@@ -155,3 +174,125 @@ class Faults:
         """Return the fault that hits a request, counting it, or None."""
         with self._lock:
             return next((fault for fault in self._faults if fault.hit(method, path)), None)
+
+
+class FaultyLine:
+    """The ASGI application that the server serves: another one, behind a line on which things go wrong.
+
+    Parameters
+    ----------
+    behind : callable
+        The ASGI application that answers.
+    faults : Faults
+        What goes wrong.
+    hang_up : callable
+        Closes the connection of a client (ASGI's ``scope["client"]``): ASGI has no word for that.
+    requests : deque
+        Where ``(method, path, status)`` of the requests is added that never reach the application.
+
+    Attributes
+    ----------
+    closing : asyncio.Event
+        To be set when the server ends: whoever waits out a delay goes on at once.
+    """
+
+    def __init__(
+        self,
+        behind: Callable[[Scope, Receive, Send], Awaitable[None]],
+        faults: Faults,
+        *,
+        hang_up: Callable[[Any], None],
+        requests: deque[tuple[str, str, int]],
+    ) -> None:
+        self.closing = asyncio.Event()
+        self._behind = behind
+        self._faults = faults
+        self._hang_up = hang_up
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or not."""
+        fault = self._faults.take(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        await self._pause(self._faults.latency + (fault.delay if fault else 0))
+        if fault is None:
+            await self._behind(scope, receive, send)
+            return
+        hit = _Hit(fault, scope, receive, send)
+        status = await self._suffer(hit)
+        if status is not None:
+            self._requests.append((scope["method"], scope["path"], status))
+        if hit.broken:
+            self._hang_up(scope.get("client"))
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+    async def _suffer(self, hit: _Hit) -> int | None:
+        """Make a fault happen; return the status to note, or None where the application has noted one."""
+        if hit.fault.drop == "before":
+            hit.broken = True
+            return NO_ANSWER
+        error = hit.fault.error
+        if error is None:
+            await self._behind(hit.scope, hit.receive, hit.send)
+            hit.broken = hit.broken or hit.fault.drop == "after"
+            return NO_ANSWER if hit.interrupted else None
+        # The body is read first, so that the connection can go on.
+        while (message := await hit.receive())["type"] == "http.request" and message.get("more_body"):
+            pass
+        if hit.interrupted:
+            return NO_ANSWER
+        await send_reply(error_reply(ApiError(*error, "the sandbox was told to answer so")), hit.send)
+        return error[0]
+
+    async def _pause(self, seconds: float) -> None:
+        if seconds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), seconds)
+
+
+class _Hit:
+    """One request that is hit: what the application receives and sends goes through here."""
+
+    def __init__(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        self.fault = fault
+        self.scope = scope
+        # The connection is to be closed; and it is so because the request was cut.
+        self.broken = False
+        self.interrupted = False
+        self._receive = receive
+        self._send = send
+        self._received = 0
+        self._sent = 0
+
+    async def receive(self) -> Message:
+        """Return what arrives next, up to the cut; after it the client seems to have gone."""
+        if self.interrupted:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if self.fault.cut_request is None or message["type"] != "http.request":
+            return message
+        body = message.get("body", b"")
+        left = self.fault.cut_request - self._received
+        self._received += len(body)
+        if len(body) > left or (len(body) == left and message.get("more_body")):
+            self.broken = self.interrupted = True
+            return {"type": "http.request", "body": body[:left], "more_body": True}
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on what is sent, up to the cut, with the fault's headers."""
+        if self.broken or self.fault.drop == "after":
+            return
+        if message["type"] == "http.response.start":
+            extra = {name.lower().encode("latin-1"): value for name, value in self.fault.extra_headers.items()}
+            kept = [(name, value) for name, value in message["headers"] if name not in extra]
+            added = [(name, value.encode("latin-1")) for name, value in extra.items()]
+            await self._send({**message, "headers": kept + added})
+            return
+        body = message.get("body", b"")
+        left = len(body) if self.fault.cut_reply is None else self.fault.cut_reply - self._sent
+        if len(body) > left and self.scope["method"] != "HEAD":
+            self.broken = True
+            message = {**message, "body": body[:left], "more_body": True}
+        self._sent += len(body)
+        await self._send(message)

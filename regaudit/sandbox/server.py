@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from regaudit.errors import MissingExtra, UsageError
 from regaudit.sandbox.app import Application, Features
-from regaudit.sandbox.faults import Faults
+from regaudit.sandbox.faults import Faults, FaultyLine
 from regaudit.sandbox.login import Authority, Login
 from regaudit.sandbox.sample import sample_images
 from regaudit.sandbox.store import Store
@@ -111,7 +111,7 @@ class Sandbox:
         self.host = f"{host}:{self._socket.getsockname()[1]}"
         self.url = f"http://{self.host}"
         self._authority = None if login is None else Authority(login, users or {}, f"{self.url}/token")
-        self._application = Application(
+        application = Application(
             self.store,
             Features(
                 referrers=referrers,
@@ -123,10 +123,9 @@ class Sandbox:
                 page=page,
             ),
             authority=self._authority,
-            faults=self.faults,
             requests=self.requests,
-            hang_up=self._hang_up_on,
         )
+        self._line = FaultyLine(application, self.faults, hang_up=self._hang_up_on, requests=self.requests)
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._start(uvicorn)
@@ -157,7 +156,7 @@ class Sandbox:
 
     def _start(self, uvicorn: Any) -> None:
         config = uvicorn.Config(
-            self._application,
+            self._line,
             loop="asyncio",
             http="httptools",
             ws="none",
@@ -211,7 +210,7 @@ class Sandbox:
 
     def _hang_up(self) -> None:
         self._server.should_exit = True
-        self._application.closing.set()
+        self._line.closing.set()
         for listener in self._server.servers:
             listener.close()
         self._cut_connections()
