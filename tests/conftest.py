@@ -1,12 +1,13 @@
 """What every test stands on: an environment of its own, a guard at the network, and registries to talk to.
 
-`sandbox` and `registry` are fresh for each test; `sample_sandbox` and `sample_registry` are shared and only
+`sandbox` and `registry` are fresh for each test, `built` makes sandboxes with options; `sample_sandbox` and `sample_registry` are shared and only
 read. `docker_registry` is a real one, empty and fresh; `sample_docker_registry` is shared and holds the
 sample: a test that deletes or pushes there takes repositories of its own by `unique_name`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
 import logging
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 from docker_registry import PROGRAM, DockerRegistry, push
+from door import Door, serving
 from hostile import Decoy, Hostile
 from hypothesis import HealthCheck, settings
 
@@ -150,6 +152,13 @@ def sandbox(sample: Sample) -> Iterator[Sandbox]:
     with Sandbox() as server:
         server.store.load(sample)
         yield server
+
+
+@pytest.fixture
+def built() -> Iterator[Callable[..., Door]]:
+    """Make sandboxes with options, ``door = built(page=7)``; all are closed at the end, with their doors."""
+    with contextlib.ExitStack() as opened:
+        yield lambda **options: opened.enter_context(serving(**options))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from regaudit.errors import JournalError, PlanError, Refused
 from regaudit.inventory.collect import collect
 from regaudit.manifest import OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from regaudit.reference import Digest, attached_tag
+from regaudit.sandbox.login import Login
 from regaudit.sandbox.server import Sandbox
 
 APP, WEB = "team/app", "team/web"
@@ -629,11 +630,9 @@ def test_where_deletion_is_disabled_exactly_one_delete_is_sent(tmp_path):
         assert not run.ok
 
 
-def test_without_the_right_to_delete_it_stops_before_the_second(tmp_path, monkeypatch):
-    from regaudit.sandbox import app
-
-    monkeypatch.setattr(app, "_covers", lambda granted, needed: not any(":delete" in scope for scope in needed))
-    with Sandbox(users={"ada": "pw"}, auth="bearer") as sandbox:
+def test_without_the_right_to_delete_it_stops_before_the_second(tmp_path):
+    rights = {"ada": "repository:*:pull,push registry:catalog:*"}
+    with Sandbox(users={"ada": "pw"}, auth=Login(rights=rights)) as sandbox:
         shop = Shop(sandbox, tmp_path, Registry(sandbox.host, username="ada", password="pw"))
         for name in ("a", "b"):
             image(shop.store, APP, name, name)

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import http.client
-import json
 import re
 import socket
 import sys
@@ -13,12 +12,12 @@ from itertools import chain
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import requests
 import uvicorn
+from door import ABSENT, OCTETS, SPDX, Door, code, dump, sha256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regaudit.errors import MissingExtra, UsageError
+from regaudit.errors import MissingExtra
 from regaudit.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -28,84 +27,9 @@ from regaudit.manifest import (
     OCI_MANIFEST,
     SCHEMA1_PLAIN,
 )
-from regaudit.sandbox.app import MANIFEST_LIMIT, Application, Call, Login, parse_route
+from regaudit.sandbox.app import MANIFEST_LIMIT, Application, parse_route
 from regaudit.sandbox.server import Sandbox
-from regaudit.sandbox.store import ApiError, Store
-
-OCTETS = {"Content-Type": "application/octet-stream"}
-SPDX = "application/spdx+json"
-ABSENT = "sha256:" + "0" * 64
-
-
-def sha256(data):
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def dump(document):
-    return json.dumps(document).encode()
-
-
-class Door:
-    """The way into one repository of a sandbox, over HTTP."""
-
-    def __init__(self, sandbox, repository="team/app"):
-        self.sandbox = sandbox
-        self.repository = repository
-        self.session = requests.Session()
-        self.session.trust_env = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.session.close()
-
-    def __call__(self, method, path, **options):
-        path = path if path.startswith("/") else f"/v2/{self.repository}/{path}"
-        return self.session.request(method, self.sandbox.url + path, timeout=10, **options)
-
-    def push_blob(self, data):
-        digest = sha256(data)
-        assert self("POST", f"blobs/uploads/?digest={digest}", data=data, headers=OCTETS).status_code == 201
-        return {"mediaType": "application/octet-stream", "digest": digest, "size": len(data)}
-
-    def put(self, reference, document, media_type=OCI_MANIFEST, **options):
-        raw = (
-            document if isinstance(document, bytes) else dump({"schemaVersion": 2, "mediaType": media_type, **document})
-        )
-        return self("PUT", f"manifests/{reference}", data=raw, headers={"Content-Type": media_type}, **options)
-
-    def push_image(self, *tags, seed=b"layer", **fields):
-        config = {**self.push_blob(dump({"seed": seed.decode()})), "mediaType": OCI_CONFIG}
-        document = {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": config,
-            "layers": [self.push_blob(seed)],
-            **fields,
-        }
-        raw = dump(document)
-        for reference in tags or [sha256(raw)]:
-            assert self.put(reference, raw).status_code == 201
-        return {"mediaType": OCI_MANIFEST, "digest": sha256(raw), "size": len(raw)}
-
-    def push_referrer(self, subject, purpose=SPDX, **fields):
-        config = {**self.push_blob(b"{}"), "mediaType": OCI_EMPTY}
-        document = {"schemaVersion": 2, "config": config, "layers": [], "subject": subject, "artifactType": purpose}
-        raw = dump({**document, "mediaType": OCI_MANIFEST, **fields})
-        return sha256(raw), self.put(sha256(raw), raw)
-
-    def begin(self):
-        return self("POST", "blobs/uploads/").headers["Location"]
-
-
-def code(reply):
-    """Return the code of an error reply, after checking that its body is the specification's."""
-    assert reply.headers["Content-Type"].startswith("application/json")
-    (error,) = reply.json()["errors"]
-    assert set(error) <= {"code", "message", "detail"}
-    assert error["message"]
-    return error["code"]
+from regaudit.sandbox.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -118,23 +42,6 @@ def sandbox():
 def door(sandbox, request):
     with Door(sandbox, "test/" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")) as opened:
         yield opened
-
-
-@pytest.fixture
-def built():
-    """Make sandboxes with options; all are closed at the end, with their doors."""
-    opened = []
-
-    def build(**options):
-        sandbox = Sandbox(**options)
-        opened.append(sandbox)
-        door = Door(sandbox)
-        opened.append(door.session)
-        return door
-
-    yield build
-    for thing in reversed(opened):
-        thing.close()
 
 
 # The root, and what every answer has
@@ -685,107 +592,6 @@ def test_a_registry_without_referrers_is_a_plain_404_there_and_announces_no_subj
     reply = door("GET", f"referrers/{subject['digest']}")
     assert (reply.status_code, reply.text) == (404, "404 page not found\n")
     assert reply.headers["Content-Type"].startswith("text/plain")
-
-
-# Login
-
-
-def test_basic_refuses_with_a_challenge_and_lets_a_user_in(built):
-    door = built(users={"alice": "s3cret:with-colon", "bob": "b"}, auth="basic")
-    refused = door("GET", "/v2/")
-    assert (refused.status_code, code(refused)) == (401, "UNAUTHORIZED")
-    assert re.fullmatch(r'Basic realm="[^"]+"', refused.headers["WWW-Authenticate"])
-    assert door("GET", "/v2/", auth=("alice", "b")).status_code == 401
-    assert door("GET", "/v2/", auth=("carol", "b")).status_code == 401
-    assert door("GET", "/v2/", headers={"Authorization": "Basic !!!"}).status_code == 401
-    assert door("GET", "/v2/", auth=("alice", "s3cret:with-colon")).status_code == 200
-
-
-def test_users_alone_mean_basic(built):
-    assert built(users={"alice": "a"})("GET", "/v2/").headers["WWW-Authenticate"].startswith("Basic ")
-
-
-def test_a_login_that_makes_no_sense_is_a_usage_error():
-    with pytest.raises(UsageError, match="users"):
-        Sandbox(auth="bearer")
-    with pytest.raises(UsageError, match="bearer"):
-        Sandbox(users={"alice": "a"}, auth="digest")
-
-
-def challenge(reply):
-    scheme, _, rest = reply.headers["WWW-Authenticate"].partition(" ")
-    assert scheme == "Bearer"
-    return dict(re.findall(r'(\w+)="([^"]*)"', rest))
-
-
-def token(door, *scopes, user=("alice", "a")):
-    reply = door("GET", "/token", params=[("service", "x"), *(("scope", scope) for scope in scopes)], auth=user)
-    assert reply.status_code == 200
-    return {"Authorization": f"Bearer {reply.json()['token']}"}
-
-
-def test_bearer_names_where_to_get_a_token_and_for_what(built):
-    door = built(users={"alice": "a"}, auth="bearer")
-    named = challenge(door("GET", "tags/list"))
-    assert named["realm"] == f"{door.sandbox.url}/token"
-    assert named["scope"] == "repository:team/app:pull"
-    assert named["service"]
-    assert "scope" not in challenge(door("GET", "/v2/"))
-    assert challenge(door("GET", "/v2/_catalog"))["scope"] == "registry:catalog:*"
-    assert challenge(door("PUT", "manifests/x"))["scope"] == "repository:team/app:pull,push"
-    assert challenge(door("DELETE", f"manifests/{ABSENT}"))["scope"] == "repository:team/app:delete"
-    mount = challenge(door("POST", f"blobs/uploads/?mount={ABSENT}&from=team/base"))["scope"]
-    assert mount == "repository:team/app:pull,push repository:team/base:pull"
-
-
-def test_a_token_is_given_to_users_only(built):
-    door = built(users={"alice": "a"}, auth="bearer")
-    for user in (None, ("alice", "wrong")):
-        refused = door("GET", "/token", auth=user)
-        assert (refused.status_code, refused.headers["WWW-Authenticate"][:6]) == (401, "Basic ")
-    reply = door("GET", "/token", auth=("alice", "a")).json()
-    assert reply["token"] == reply["access_token"]
-    assert reply["expires_in"] >= 60
-    assert door("POST", "/token").status_code == 404
-
-
-def test_a_token_is_good_for_its_scopes_and_no_others(built):
-    door = built(users={"alice": "a"}, auth="bearer")
-    door.sandbox.store.create("team/app")
-    pull = token(door, "repository:team/app:pull")
-    assert door("GET", "/v2/", headers=pull).status_code == 200
-    assert door("GET", "tags/list", headers=pull).status_code == 200
-    assert challenge(door("GET", "/v2/team/other/tags/list", headers=pull))["error"] == "insufficient_scope"
-    assert challenge(door("POST", "blobs/uploads/", headers=pull))["error"] == "insufficient_scope"
-    assert challenge(door("GET", "/v2/_catalog", headers=pull))["error"] == "insufficient_scope"
-    assert challenge(door("GET", "tags/list", headers={"Authorization": "Bearer made-up"}))["error"] == "invalid_token"
-
-
-def test_several_scopes_and_the_star_are_granted_together(built):
-    door = built(users={"alice": "a"}, auth="bearer")
-    wide = token(door, "repository:team/app:pull,push", "repository:team/base:* registry:catalog:*")
-    assert door("POST", "blobs/uploads/", headers=wide).status_code == 202
-    assert door("DELETE", f"/v2/team/base/manifests/{ABSENT}", headers=wide).status_code == 404
-    assert door("GET", "/v2/_catalog", headers=wide).status_code == 200
-
-
-def test_revoked_tokens_are_refused_and_a_new_one_works(built):
-    door = built(users={"alice": "a"}, auth="bearer")
-    old = token(door)
-    door.sandbox.revoke_tokens()
-    assert challenge(door("GET", "/v2/", headers=old))["error"] == "invalid_token"
-    assert door("GET", "/v2/", headers=token(door)).status_code == 200
-
-
-def test_a_token_ends_with_its_time():
-    moment = [0.0]
-    login = Login("bearer", {"alice": "a"}, "http://x/token", lambda: moment[0])
-    call = Call("GET", parse_route("/token"), headers={b"authorization": b"Basic YWxpY2U6YQ=="})
-    reply = json.loads(login.issue(call).body)
-    login.check(f"Bearer {reply['token']}", ())
-    moment[0] = reply["expires_in"]
-    with pytest.raises(ApiError, match="authentication"):
-        login.check(f"Bearer {reply['token']}", ())
 
 
 # The store behind it

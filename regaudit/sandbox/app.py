@@ -6,39 +6,42 @@ docker-registry does, since that is what most people's registries are:
 
 - a manifest is answered as it was pushed, whatever Accept says (docker-registry converts instead);
 - an emptied repository stays in the catalog and lists ``"tags": null``;
-- the index of a sparse set of children is accepted (here docker-registry refuses).
+- the index of a sparse set of children is accepted (here docker-registry refuses);
+- of an upload that received one byte or none, ``Range`` says ``0-0``;
+- an upload whose digest turns out wrong is over, one that was only sent out of order goes on.
+
+Of what the specification drafts beyond 1.1, it knows the ``tag`` parameter of a push by digest.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
+import contextlib
 import json
 import re
-import secrets
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
+from regaudit.errors import InvalidReference
 from regaudit.manifest import OCI_INDEX
+from regaudit.reference import Digest
+from regaudit.sandbox.login import Authority, OAuthError
 from regaudit.sandbox.store import ApiError, Store, check_name, parse_digest
 
 # "Registries MAY impose a limit; it SHOULD be at least 4 megabytes" (distribution spec, "Pushing Manifests").
 MANIFEST_LIMIT = 4 * 1024 * 1024
 # docker-registry lists 100 repositories where a client does not ask for a number.
 _CATALOG_PAGE = 100
-# Long enough for any audit page, short enough that a client's renewal is exercised in a long session.
-_TOKEN_SECONDS = 300
-SERVICE = "regaudit-sandbox"
+# Small enough that a slow reader holds up its own blob only, large enough to cost no time.
+_PIECE = 256 * 1024
 
 _NOT_FOUND = b"404 page not found\n"
 _JSON = "application/json; charset=utf-8"
 _OCTETS = "application/octet-stream"
+_NO_STORE = {"Cache-Control": "no-store"}
 
 # The name is greedy: a repository may itself be called team/manifests/tags.
 _ROUTE = re.compile(
@@ -47,6 +50,7 @@ _ROUTE = re.compile(
 )
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CHUNK = re.compile(r"(?:bytes[ =])?(\d+)-(\d+)(?:/(?:\d+|\*))?")
+
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -99,98 +103,17 @@ class Reply(NamedTuple):
 Endpoint = Callable[[Call], Reply]
 
 
-class Login:
-    """Who may do what: Basic, or tokens that this server issues itself.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What a registry can and cannot do; `regaudit.sandbox.server.Sandbox` says what each of these means."""
 
-    Parameters
-    ----------
-    kind : str
-        ``basic`` or ``bearer``.
-    users : dict
-        Password by user name. Every user may do everything; a token may do what it was asked for.
-    realm : str
-        The URL of the token endpoint.
-    clock : callable, optional
-        Seconds that never go backwards, for the expiry of tokens.
-    """
-
-    def __init__(
-        self, kind: str, users: dict[str, str], realm: str, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.kind = kind
-        self._users = users
-        self._realm = realm
-        self._clock = clock
-        self._tokens: dict[str, tuple[float, frozenset[str]]] = {}
-
-    def revoke_tokens(self) -> None:
-        """Make every token that was issued invalid."""
-        self._tokens.clear()
-
-    def check(self, authorization: str, needed: Sequence[str]) -> None:
-        """Raise `ApiError` 401, with the challenge, unless the header allows all the scopes needed."""
-        if self.kind == "basic":
-            if self._user(authorization) is None:
-                raise self._refusal(f'Basic realm="{SERVICE}"', needed)
-            return
-        fault = self._token_fault(authorization, needed)
-        if fault is not None:
-            scope = f',scope="{" ".join(needed)}"' if needed else ""
-            error = f',error="{fault}"' if fault else ""
-            raise self._refusal(f'Bearer realm="{self._realm}",service="{SERVICE}"{scope}{error}', needed)
-
-    def issue(self, call: Call) -> Reply:
-        """Answer the token endpoint: a token for exactly the scopes asked for."""
-        if self._user(call.header(b"authorization")) is None:
-            raise self._refusal(f'Basic realm="{SERVICE}"', ())
-        scopes = [scope for value in call.query.get("scope", []) for scope in value.split()]
-        granted = frozenset(right for scope in scopes for right in _rights(scope))
-        token = secrets.token_urlsafe(32)
-        self._tokens[token] = (self._clock() + _TOKEN_SECONDS, granted)
-        return _json_reply({"token": token, "access_token": token, "expires_in": _TOKEN_SECONDS})
-
-    def _user(self, authorization: str) -> str | None:
-        scheme, _, encoded = authorization.partition(" ")
-        if scheme.lower() != "basic":
-            return None
-        try:
-            text = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
-        except (binascii.Error, ValueError):
-            return None
-        name, _, password = text.partition(":")
-        known = self._users.get(name)
-        return name if known is not None and hmac.compare_digest(known.encode(), password.encode()) else None
-
-    def _token_fault(self, authorization: str, needed: Sequence[str]) -> str | None:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            return ""
-        expiry, granted = self._tokens.get(token.strip(), (0.0, frozenset[str]()))
-        if expiry <= self._clock():
-            self._tokens.pop(token.strip(), None)
-            return "invalid_token"
-        return None if _covers(granted, needed) else "insufficient_scope"
-
-    @staticmethod
-    def _refusal(challenge: str, needed: Sequence[str]) -> ApiError:
-        details = [
-            {"Type": kind, "Name": name, "Action": action}
-            for kind, name, action in (right.split("\n") for scope in needed for right in sorted(_rights(scope)))
-        ]
-        return ApiError(
-            401, "UNAUTHORIZED", "authentication required", details or None, headers={"WWW-Authenticate": challenge}
-        )
-
-
-def _rights(scope: str) -> list[str]:
-    kind, _, rest = scope.partition(":")
-    name, _, actions = rest.rpartition(":")
-    return [f"{kind}\n{name}\n{action}" for action in actions.split(",") if name and action]
-
-
-def _covers(granted: frozenset[str], needed: Sequence[str]) -> bool:
-    rights = (right for scope in needed for right in _rights(scope))
-    return all(right in granted or f"{right.rpartition(chr(10))[0]}\n*" in granted for right in rights)
+    referrers: bool = True
+    tag_deletion: bool = True
+    deletion: bool = True
+    ranges: bool = True
+    sparse: bool = False
+    keep_partial: bool = False
+    page: int = 1000
 
 
 class Application:
@@ -200,13 +123,10 @@ class Application:
     ----------
     store : Store
         What to serve.
-    login : Login, optional
+    features : Features, optional
+        What the registry can do.
+    authority : Authority, optional
         Who may do what; without it everybody may do everything.
-    referrers, tag_deletion, deletion : bool
-        False makes the registry one that lacks the referrers interface, refuses to delete by tag, or
-        refuses to delete at all.
-    page : int
-        The most names in one page of a listing.
     requests : deque, optional
         Where ``(method, path, status)`` of every request answered is added.
     """
@@ -214,38 +134,31 @@ class Application:
     def __init__(
         self,
         store: Store,
+        features: Features | None = None,
         *,
-        login: Login | None = None,
-        referrers: bool = True,
-        tag_deletion: bool = True,
-        deletion: bool = True,
-        page: int = 1000,
+        authority: Authority | None = None,
         requests: deque[tuple[str, str, int]] | None = None,
     ) -> None:
         self.store = store
-        self.login = login
+        self.authority = authority
         self.requests: deque[tuple[str, str, int]] = deque(maxlen=0) if requests is None else requests
-        self._referrers = referrers
-        self._tag_deletion = tag_deletion
-        self._deletion = deletion
-        self._page = page
+        self._features = features or Features()
         self._endpoints = self._table()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI asks for it."""
         if scope["type"] != "http":
             return
-        method, path = scope["method"], scope["path"]
-        route = parse_route(path)
-        body: bytes | None = b""
-        if method in {"PUT", "POST", "PATCH"}:
-            body = await _read_body(receive, MANIFEST_LIMIT if route.kind == "manifests" else None)
-            if body is None:
+        route = parse_route(scope["path"])
+        call = Call(scope["method"], route, scope["query_string"], dict(scope["headers"]))
+        if call.method in {"PUT", "POST", "PATCH"}:
+            call.body, complete = await _read_body(receive, MANIFEST_LIMIT if route.kind == "manifests" else None)
+            if not complete:
+                self._keep_partial(call)
                 return
-        reply = self.answer(Call(method, route, scope["query_string"], dict(scope["headers"]), body or b""))
-        self.requests.append((method, path, reply.status))
-        await send({"type": "http.response.start", "status": reply.status, "headers": _wire_headers(reply)})
-        await send({"type": "http.response.body", "body": reply.body})
+        reply = self.answer(call)
+        self.requests.append((call.method, scope["path"], reply.status))
+        await send_reply(reply, send)
 
     def answer(self, call: Call) -> Reply:
         """Return the reply to a request."""
@@ -253,8 +166,7 @@ class Application:
         if endpoints is None:
             return Reply(404, {"Content-Type": "text/plain; charset=utf-8"}, _NOT_FOUND)
         try:
-            if self.login is not None and call.route.kind != "token":
-                self.login.check(call.header(b"authorization"), _scopes(call))
+            self._admit(call)
             endpoint = endpoints.get(call.method)
             if endpoint is None:
                 raise _not_allowed(", ".join(sorted(endpoints)))
@@ -262,7 +174,20 @@ class Application:
                 check_name(call.route.name)
             return endpoint(call)
         except ApiError as error:
-            return _error_reply(error)
+            return error_reply(error)
+
+    def _admit(self, call: Call) -> None:
+        if self.authority is not None and call.route.kind != "token":
+            self.authority.check(call.header(b"authorization"), _scopes(call))
+
+    def _keep_partial(self, call: Call) -> None:
+        """Add what arrived of a chunk to its session, where this is a registry that does."""
+        if not self._features.keep_partial or call.route.kind != "session":
+            return
+        with contextlib.suppress(ApiError):  # nobody is there to be told
+            self._admit(call)
+            chunk = _content_range(call)
+            self.store.extend_upload(call.route.name, call.route.reference, call.body, chunk and chunk[0])
 
     def _table(self) -> dict[str, dict[str, Endpoint]]:
         manifests = {"PUT": self._put_manifest, "DELETE": self._delete_manifest}
@@ -276,22 +201,22 @@ class Application:
             "uploads": {"POST": self._begin_upload},
             "session": {**session, "DELETE": self._cancel_upload},
         }
-        if self._referrers:
+        if self._features.referrers:
             table["referrers"] = _readable(self._get_referrers)
-        if self.login is not None and self.login.kind == "bearer":
-            table["token"] = {"GET": self.login.issue, "POST": _no_oauth2}
+        if self.authority is not None and self.authority.login.kind == "bearer":
+            table["token"] = _token_endpoints(self.authority)
         return table
 
     # Listings
 
     def _catalog(self, call: Call) -> Reply:
-        count = self._count(call, min(_CATALOG_PAGE, self._page))
+        count = self._count(call, min(_CATALOG_PAGE, self._features.page))
         names, more = self.store.repository_page(call.parameter("last") or "", count)
         return _json_reply({"repositories": names}, _next_link("/v2/_catalog", names, count, more=more))
 
     def _tags(self, call: Call) -> Reply:
         name = call.route.name
-        count = self._count(call, self._page)
+        count = self._count(call, self._features.page)
         tags, more = self.store.tag_page(name, call.parameter("last") or "", count)
         # docker-registry answers null where the last tag of a repository was deleted.
         emptied = not tags and not self.store.tags(name)
@@ -304,16 +229,20 @@ class Application:
             return default
         if not (text.isascii() and text.isdecimal()):
             raise ApiError(400, "PAGINATION_NUMBER_INVALID", "invalid number of results requested", {"n": text})
-        return min(int(text[:9]), self._page)
+        return min(int(text[:9]), self._features.page)
 
     def _get_referrers(self, call: Call) -> Reply:
-        found = self.store.referrers(call.route.name, parse_digest(call.route.reference))
-        wanted = call.parameter("artifactType")
-        headers = {"Content-Type": OCI_INDEX}
-        if wanted is not None:
-            found = [descriptor for descriptor in found if descriptor.get("artifactType") == wanted]
-            headers["OCI-Filters-Applied"] = "artifactType"
-        return Reply(200, headers, _dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}))
+        name, subject = call.route.name, parse_digest(call.route.reference)
+        wanted, last = call.parameter("artifactType"), call.parameter("last") or ""
+        found, more = self.store.referrer_page(name, subject, wanted, last, self._features.page)
+        applied = {} if wanted is None else {"artifactType": wanted}
+        link = {}
+        if more:
+            query = urlencode({**applied, "last": found[-1]["digest"]})
+            link = {"Link": f'</v2/{name}/referrers/{subject}?{query}>; rel="next"'}
+        filters = {"OCI-Filters-Applied": "artifactType"} if applied else {}
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}
+        return Reply(200, {"Content-Type": OCI_INDEX, **filters, **link}, _dump(document))
 
     # Manifests
 
@@ -325,13 +254,17 @@ class Application:
     def _put_manifest(self, call: Call) -> Reply:
         if len(call.body) > MANIFEST_LIMIT:
             raise ApiError(413, "MANIFEST_INVALID", f"a manifest has at most {MANIFEST_LIMIT} bytes")
-        name = call.route.name
-        media_type = call.header(b"content-type")
-        digest, subject = self.store.push_manifest(name, call.route.reference, media_type, call.body)
+        name, reference, media_type = call.route.name, call.route.reference, call.header(b"content-type")
+        tags = call.query.get("tag", []) if ":" in reference else []
+        digest, subject = self.store.push_manifest(
+            name, reference, media_type, call.body, tags=tags, sparse=self._features.sparse
+        )
         headers = {"Location": f"/v2/{name}/manifests/{digest}", "Docker-Content-Digest": digest}
         # Its absence tells the client to keep the list of referrers itself, under a fallback tag.
-        if subject is not None and self._referrers:
+        if subject is not None and self._features.referrers:
             headers["OCI-Subject"] = subject
+        if tags:
+            headers["OCI-Tag"] = ", ".join(tags)
         return Reply(201, headers)
 
     def _delete_manifest(self, call: Call) -> Reply:
@@ -339,21 +272,24 @@ class Application:
         reference = call.route.reference
         if ":" in reference:
             parse_digest(reference)
-        elif not self._tag_deletion:
+        elif not self._features.tag_deletion:
             # What docker-registry 2.8.2 answers, word for word.
             raise ApiError(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
         self.store.delete_manifest(call.route.name, reference)
         return Reply(202)
 
     def _allow_deletion(self) -> None:
-        if not self._deletion:
+        if not self._features.deletion:
             raise ApiError(405, "UNSUPPORTED", "The operation is unsupported.")
 
     # Blobs
 
     def _get_blob(self, call: Call) -> Reply:
         data = self.store.find_blob(call.route.name, call.route.reference)
-        headers = {"Content-Type": _OCTETS, "Docker-Content-Digest": call.route.reference, "Accept-Ranges": "bytes"}
+        headers = {"Content-Type": _OCTETS, "Docker-Content-Digest": call.route.reference}
+        if not self._features.ranges:
+            return Reply(200, headers, data)
+        headers["Accept-Ranges"] = "bytes"
         match = _RANGE.fullmatch(call.header(b"range")) if b"range" in call.headers else None
         if match is None or match[0] == "bytes=-":  # RFC 9110: a range that is not understood is ignored
             return Reply(200, headers, data)
@@ -370,7 +306,7 @@ class Application:
 
     def _begin_upload(self, call: Call) -> Reply:
         name, mount, digest = call.route.name, call.parameter("mount"), call.parameter("digest")
-        if mount is not None and self.store.mount_blob(name, parse_digest(mount), call.parameter("from")):
+        if mount is not None and _is_digest(mount) and self.store.mount_blob(name, mount, call.parameter("from")):
             return _blob_created(name, mount)
         if digest is not None:
             return _blob_created(name, self.store.push_blob(name, call.body, digest))
@@ -434,9 +370,27 @@ def _readable(endpoint: Endpoint) -> dict[str, Endpoint]:
     return {"GET": endpoint, "HEAD": endpoint}
 
 
-def _no_oauth2(_: Call) -> Reply:
-    # What a token server says that knows GET alone; clients then ask again that way.
-    return Reply(404, {"Content-Type": "text/plain; charset=utf-8"}, _NOT_FOUND)
+def _token_endpoints(authority: Authority) -> dict[str, Endpoint]:
+    def issue(call: Call) -> Reply:
+        return _json_reply(authority.issue(call.header(b"authorization"), call.query), _NO_STORE)
+
+    def exchange(call: Call) -> Reply:
+        if not authority.login.oauth2:
+            # What a token server says that knows GET alone; clients then ask again that way.
+            return Reply(404, {"Content-Type": "text/plain; charset=utf-8"}, _NOT_FOUND)
+        try:
+            return _json_reply(authority.exchange(call.body), _NO_STORE)
+        except OAuthError as error:
+            return Reply(400, {"Content-Type": _JSON, **_NO_STORE}, _dump(error.document))
+
+    return {"GET": issue, "POST": exchange}
+
+
+def _is_digest(text: str) -> bool:
+    try:
+        return bool(Digest(text))
+    except InvalidReference:
+        return False
 
 
 def _scopes(call: Call) -> list[str]:
@@ -450,14 +404,21 @@ def _scopes(call: Call) -> list[str]:
     return [*needed, f"repository:{source}:pull"] if call.route.kind == "uploads" and source else needed
 
 
-def _chunk_start(call: Call) -> int | None:
+def _content_range(call: Call) -> tuple[int, int] | None:
     text = call.header(b"content-range")
     if not text:
         return None
     match = _CHUNK.fullmatch(text)
     if match is None:
         raise ApiError(400, "BLOB_UPLOAD_INVALID", "the Content-Range is not START-END", {"range": text[:80]})
-    first, last = int(match[1][:18]), int(match[2][:18])
+    return int(match[1][:18]), int(match[2][:18])
+
+
+def _chunk_start(call: Call) -> int | None:
+    chunk = _content_range(call)
+    if chunk is None:
+        return None
+    first, last = chunk
     if last - first + 1 != len(call.body):
         raise ApiError(400, "SIZE_INVALID", "the Content-Range does not fit the body", {"received": len(call.body)})
     return first
@@ -487,7 +448,8 @@ def _json_reply(document: object, headers: dict[str, str] | None = None) -> Repl
     return Reply(200, {"Content-Type": _JSON, **(headers or {})}, _dump(document))
 
 
-def _error_reply(error: ApiError) -> Reply:
+def error_reply(error: ApiError) -> Reply:
+    """Return the reply that an error is: the specification's JSON body."""
     entry: dict[str, object] = {"code": error.code, "message": error.message}
     entries = [{**entry, "detail": detail} for detail in error.details] or [entry]
     return Reply(error.status, {"Content-Type": _JSON, **error.headers}, _dump({"errors": entries}))
@@ -497,23 +459,30 @@ def _not_allowed(methods: str) -> ApiError:
     return ApiError(405, "UNSUPPORTED", "The operation is unsupported.", headers={"Allow": methods})
 
 
-def _wire_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
-    headers = [(b"docker-distribution-api-version", b"registry/2.0")]
-    headers += [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in reply.headers.items()]
+async def send_reply(reply: Reply, send: Send) -> None:
+    """Send a reply as ASGI messages."""
+    headers = {"Docker-Distribution-API-Version": "registry/2.0", **reply.headers}
+    wire = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     if reply.status != 204:  # RFC 9110 forbids it there
-        headers.append((b"content-length", b"%d" % len(reply.body)))
-    return headers
+        wire.append((b"content-length", b"%d" % len(reply.body)))
+    await send({"type": "http.response.start", "status": reply.status, "headers": wire})
+    size = len(reply.body)
+    for first in range(0, max(size, 1), _PIECE):
+        piece = reply.body[first : first + _PIECE]
+        await send({"type": "http.response.body", "body": piece, "more_body": first + _PIECE < size})
 
 
-async def _read_body(receive: Receive, limit: int | None) -> bytes | None:
-    """Return the body, one byte more than `limit` at most, or None where the client went away."""
-    body = bytearray()
-    while True:
+async def _read_body(receive: Receive, limit: int | None) -> tuple[bytes, bool]:
+    """Return the body, one byte more than `limit` at least where it is longer, and whether all of it came."""
+    pieces: list[bytes] = []
+    size, more = 0, True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            return b"".join(pieces), False
         # The rest of a body that is too large is read and dropped, so that the connection can go on.
-        if limit is None or len(body) <= limit:
-            body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(body)
+        if limit is None or size <= limit:
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+        more = message.get("more_body", False)
+    return b"".join(pieces), True

@@ -12,7 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from regaudit.errors import MissingExtra, UsageError
-from regaudit.sandbox.app import Application, Login
+from regaudit.sandbox.app import Application, Features
+from regaudit.sandbox.faults import Faults, FaultyLine
+from regaudit.sandbox.login import Authority, Login
 from regaudit.sandbox.sample import sample_images
 from regaudit.sandbox.store import Store
 from regaudit.sandbox.v1 import ApplicationV1, OptionsV1, StoreV1, options_v1
@@ -42,13 +44,19 @@ class Sandbox:
         The time that the ages in the sample count from: today at midnight UTC unless given.
     users : dict, optional
         Password by user name; switches a login on.
-    auth : str, optional
-        The kind of login: ``basic`` (the default where there are users) or ``bearer``.
-    referrers, tag_deletion, deletion : bool
-        False makes a registry that lacks the referrers interface, refuses to delete by tag, or
-        refuses to delete at all. Without referrers the sample carries fallback tags instead.
+    auth : str or Login, optional
+        The kind of login: ``basic`` (the default where there are users) or ``bearer``. A
+        `regaudit.sandbox.login.Login` says more: who may do what, how long tokens live.
+    referrers, tag_deletion, deletion, ranges : bool
+        False makes a registry that lacks the referrers interface, refuses to delete by tag, refuses to
+        delete at all, or sends the whole blob to who asks for a range. Without referrers the sample carries
+        fallback tags instead.
+    sparse : bool
+        Accept images whose blobs are not there.
+    keep_partial : bool
+        Keep the bytes of a chunk that arrived before its connection broke. Otherwise such a chunk changes nothing.
     page : int
-        The most names in one page of a listing.
+        The most names, or referrers, in one page of a listing.
     v1 : bool, str or OptionsV1
         True adds the v1 interface, with images of its own (`Sandbox.v1`) that begin as those of the
         sample; ``"only"`` makes ``/v2/`` a 404 as well.
@@ -63,8 +71,11 @@ class Sandbox:
         What is served: the ground truth to compare with, and the place to break things.
     v1 : StoreV1
         What the v1 interface serves, where there is one.
+    faults : Faults
+        What is to go wrong, empty at first: `regaudit.sandbox.faults`.
     requests : deque
-        ``(method, path, status)`` of the requests served so far, oldest first.
+        ``(method, path, status)`` of the requests served so far, oldest first; the status is 0 where a fault
+        closed the connection before there was one.
 
     Raises
     ------
@@ -86,30 +97,39 @@ class Sandbox:
         host: str = "127.0.0.1",
         now: datetime | None = None,
         users: dict[str, str] | None = None,
-        auth: str | None = None,
+        auth: str | Login | None = None,
         referrers: bool = True,
         tag_deletion: bool = True,
         deletion: bool = True,
+        ranges: bool = True,
+        sparse: bool = False,
+        keep_partial: bool = False,
         page: int = 1000,
         v1: bool | str | OptionsV1 = False,
     ) -> None:
         uvicorn = _import_server()
-        kind = _login_kind(users, auth)
+        login = _login(users, auth)
         self.store = Store()
+        self.faults = Faults()
         self.requests: deque[tuple[str, str, int]] = deque(maxlen=_REQUESTS_KEPT)
         if sample:
             self.store.load(sample_images(now or _midnight(), fallback_tags=not referrers))
         self._socket = _listen(host, port)
         self.host = f"{host}:{self._socket.getsockname()[1]}"
         self.url = f"http://{self.host}"
-        self._login = Login(kind, dict(users or {}), f"{self.url}/token") if kind else None
+        self._authority = None if login is None else Authority(login, users or {}, f"{self.url}/token")
         application: Application | ApplicationV1 = Application(
             self.store,
-            login=self._login,
-            referrers=referrers,
-            tag_deletion=tag_deletion,
-            deletion=deletion,
-            page=page,
+            Features(
+                referrers=referrers,
+                tag_deletion=tag_deletion,
+                deletion=deletion,
+                ranges=ranges,
+                sparse=sparse,
+                keep_partial=keep_partial,
+                page=page,
+            ),
+            authority=self._authority,
             requests=self.requests,
         )
         self.v1 = StoreV1()
@@ -117,14 +137,15 @@ class Sandbox:
         if options is not None:
             self.v1.load(self.store)
             application = ApplicationV1(self.v1, application, options=options, users=users, requests=self.requests)
+        self._line = FaultyLine(application, self.faults, hang_up=self._hang_up_on, requests=self.requests)
         self._ready = threading.Event()
         self._failure: BaseException | None = None
-        self._start(uvicorn, application)
+        self._start(uvicorn)
 
-    def revoke_tokens(self) -> None:
-        """Make every bearer token that was issued invalid, as after their expiry."""
-        if self._login is not None:
-            self._login.revoke_tokens()
+    def revoke_tokens(self, *, refresh: bool = False) -> None:
+        """Make every bearer token that was issued invalid, as after their expiry; `refresh` tokens too if asked."""
+        if self._authority is not None:
+            self._authority.revoke_tokens(refresh=refresh)
 
     def close(self) -> None:
         """Stop serving: connections are cut, the thread has ended and the port is free on return."""
@@ -145,9 +166,9 @@ class Sandbox:
         state = "serving" if self._thread.is_alive() else "closed"
         return f"<Sandbox {self.host}: {len(self.store.repositories())} repositories, {state}>"
 
-    def _start(self, uvicorn: Any, application: Application | ApplicationV1) -> None:
+    def _start(self, uvicorn: Any) -> None:
         config = uvicorn.Config(
-            application,
+            self._line,
             loop="asyncio",
             http="httptools",
             ws="none",
@@ -193,8 +214,15 @@ class Sandbox:
         self._cut_connections()
         await asyncio.sleep(0)
 
+    def _hang_up_on(self, client: Any) -> None:
+        """Close one client's connection, after what was sent to it."""
+        for connection in list(self._server.server_state.connections):
+            if connection.client == client:
+                connection.transport.close()
+
     def _hang_up(self) -> None:
         self._server.should_exit = True
+        self._line.closing.set()
         for listener in self._server.servers:
             listener.close()
         self._cut_connections()
@@ -213,12 +241,11 @@ def _import_server() -> Any:
     return uvicorn
 
 
-def _login_kind(users: dict[str, str] | None, auth: str | None) -> str | None:
-    if auth not in {None, "basic", "bearer"}:
-        raise UsageError(f"auth={auth!r} is no kind of login: write 'basic' or 'bearer'")
-    if auth and not users:
+def _login(users: dict[str, str] | None, auth: str | Login | None) -> Login | None:
+    login = auth if isinstance(auth, Login) else Login(kind=auth or "basic")
+    if auth is not None and not (users or login.identity_tokens or login.anonymous):
         raise UsageError("a login needs users: write users={'alice': 'secret'}")
-    return (auth or "basic") if users else None
+    return login if users or auth is not None else None
 
 
 def _midnight() -> datetime:

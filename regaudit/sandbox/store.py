@@ -11,7 +11,7 @@ import json
 import threading
 import uuid
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,9 @@ class _Repository:
 @dataclass(slots=True)
 class _Upload:
     repository: str
-    data: bytearray = field(default_factory=bytearray)
+    # As they came: a blob of hundreds of MiB is put together once, when it is complete.
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
 
 
 class Store:
@@ -147,6 +149,18 @@ class Store:
         with self._lock:
             known = self._repositories.get(repository)
             return [] if known is None else list(known.referrers.get(subject, {}).values())
+
+    def referrer_page(
+        self, repository: str, subject: str, artifact_type: str | None, last: str, count: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Return at most `count` referrers by digest after `last`, of one type if it is given, and whether more follow."""
+        wanted = {
+            descriptor["digest"]: descriptor
+            for descriptor in self.referrers(repository, subject)
+            if artifact_type is None or descriptor.get("artifactType", "") == artifact_type
+        }
+        digests, more = _page(sorted(wanted), last, count)
+        return [wanted[digest] for digest in digests], more
 
     def repository_page(self, last: str, count: int) -> tuple[list[str], bool]:
         """Return at most `count` names of repositories after `last`, and whether more follow."""
@@ -253,11 +267,31 @@ class Store:
 
     # By the rules of a registry: what a client does
 
-    def push_manifest(self, repository: str, reference: str, media_type: str, raw: bytes) -> tuple[str, str | None]:
+    def push_manifest(
+        self,
+        repository: str,
+        reference: str,
+        media_type: str,
+        raw: bytes,
+        *,
+        tags: Sequence[str] = (),
+        sparse: bool = False,
+    ) -> tuple[str, str | None]:
         """Store a manifest as a registry does, and return its digest and its subject's.
 
-        The blobs of an image must be in the repository. The children of an index need not be: the
-        specification leaves sparse indexes to the registry, and its conformance suite pushes one.
+        The specification leaves it to the registry whether what a manifest names must be there. Here the
+        blobs of an image must be, unless it may be `sparse`, and the children of an index need not.
+
+        Parameters
+        ----------
+        repository, reference : str
+            Where to put it: a tag, or the digest that the bytes must hash to.
+        media_type, raw : str, bytes
+            The manifest.
+        tags : sequence of str
+            Tags that are to point at it too.
+        sparse : bool
+            Do not look for the blobs.
 
         Raises
         ------
@@ -268,15 +302,16 @@ class Store:
         check_name(repository)
         if ":" in reference:
             _check_content(parse_digest(reference), raw)
-        elif not is_tag(reference):
-            raise ApiError(400, "TAG_INVALID", "manifest tag did not match the grammar", {"tag": reference})
-        try:
-            document = parse_manifest(raw, media_type)
-        except BadManifest as error:
-            raise ApiError(400, "MANIFEST_INVALID", "manifest invalid", str(error)) from None
+        for tag in tags if ":" in reference else (reference, *tags):
+            if not is_tag(tag):
+                raise ApiError(400, "TAG_INVALID", "manifest tag did not match the grammar", {"tag": tag})
+        document = _parse_pushed(raw, media_type)
         with self._lock:
-            self._check_blobs(repository, document)
+            if not sparse:
+                self._check_blobs(repository, document)
             digest = self.put_manifest(repository, reference, document.media_type, raw)
+            for tag in tags:
+                self.set_tag(repository, tag, digest)
         return digest, None if document.subject is None else document.subject.digest
 
     def delete_manifest(self, repository: str, reference: str) -> list[str]:
@@ -336,7 +371,7 @@ class Store:
     def uploaded_bytes(self, repository: str, session: str) -> int:
         """Return how many bytes a session has received; raises `ApiError` 404 if it is not open."""
         with self._lock:
-            return len(self._upload(repository, session).data)
+            return self._upload(repository, session).size
 
     def extend_upload(self, repository: str, session: str, data: bytes, start: int | None = None) -> int:
         """Add a chunk to a session and return how many bytes it has now.
@@ -352,18 +387,19 @@ class Store:
         """
         with self._lock:
             upload = self._upload(repository, session)
-            if start is not None and start != len(upload.data):
-                detail = {"expected": len(upload.data), "received": start}
+            if start is not None and start != upload.size:
+                detail = {"expected": upload.size, "received": start}
                 raise ApiError(416, "BLOB_UPLOAD_INVALID", "chunks must come in order", detail)
-            upload.data += data
-            return len(upload.data)
+            upload.chunks.append(data)
+            upload.size += len(data)
+            return upload.size
 
     def finish_upload(self, repository: str, session: str, digest: str) -> str:
         """Close a session, store what it received as a blob, and return the digest."""
         with self._lock:
             upload = self._upload(repository, session)
             del self._uploads[session]
-            return self.push_blob(repository, bytes(upload.data), digest)
+        return self.push_blob(repository, b"".join(upload.chunks), digest)
 
     def cancel_upload(self, repository: str, session: str) -> None:
         """Close a session and forget what it received; raises `ApiError` 404 if it is not open."""
@@ -451,6 +487,19 @@ def parse_digest(text: str) -> Digest:
 def _check_content(digest: Digest, data: bytes) -> None:
     if not digest.matches(data):
         raise ApiError(400, "DIGEST_INVALID", "provided digest did not match uploaded content", {"digest": digest})
+
+
+def _parse_pushed(raw: bytes, media_type: str) -> AnyManifest:
+    try:
+        document = parse_manifest(raw, media_type)
+    except BadManifest as error:
+        raise ApiError(400, "MANIFEST_INVALID", "manifest invalid", str(error)) from None
+    # Who reads forgives a Content-Type that says nothing; who stores does not, since it is what readers will be told.
+    named = media_type.partition(";")[0].strip().lower()
+    if named not in {"", document.media_type}:
+        detail = f"it was sent as {named} and is {document.media_type}"
+        raise ApiError(400, "MANIFEST_INVALID", "manifest invalid", detail)
+    return document
 
 
 def _needed_blobs(document: AnyManifest) -> Iterable[str]:
