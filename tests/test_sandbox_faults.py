@@ -249,14 +249,15 @@ def test_a_registry_without_ranges_sends_the_whole_blob(built):
     assert "Accept-Ranges" not in door("HEAD", f"blobs/{digest}").headers
 
 
-def break_off(door, location, data, claimed, **headers):
-    """Send part of a chunk and hang up, as a client whose line broke; return when the sandbox has seen it."""
+def break_off(door, location, data, claimed, *, shut=True, **headers):
+    """Send part of a chunk and end there, as a client whose line broke; return when the sandbox has hung up too."""
     connection = http.client.HTTPConnection(door.sandbox.host, timeout=10)
     connection.putrequest("PATCH", location)
     for name, value in {**OCTETS, "Content-Length": str(claimed), **headers}.items():
         connection.putheader(name, value)
     connection.endheaders(data)
-    connection.sock.shutdown(socket.SHUT_WR)
+    if shut:
+        connection.sock.shutdown(socket.SHUT_WR)
     assert connection.sock.recv(1) == b""
     connection.close()
 
@@ -287,6 +288,16 @@ def test_the_line_can_be_made_to_break_while_a_chunk_is_sent(built, keep, receiv
     assert door.sandbox.store.uploaded_bytes("team/app", session) == received
     assert door("PATCH", location, data=data[received:], headers=OCTETS).status_code == 202
     assert door("PUT", f"{location}?digest={sha256(data)}").status_code == 201
+
+
+@pytest.mark.parametrize("effect", [{}, {"status": 503}])
+def test_the_line_breaks_at_the_very_byte_and_does_not_wait_for_the_next(built, effect):
+    door = built(keep_partial=True)
+    location = door.begin()
+    door.sandbox.faults.add(method="PATCH", cut_request=3, **effect)
+    break_off(door, location, b"012", 10, shut=False)
+    assert door("GET", location).headers["Range"] == ("0-0" if effect else "0-2")
+    assert door.sandbox.requests[1] == ("PATCH", location, 0)
 
 
 def test_a_request_shorter_than_the_cut_is_carried_out(built):
