@@ -12,36 +12,49 @@ from typing import TYPE_CHECKING, Any
 from regaudit._version import __version__
 
 if TYPE_CHECKING:
-    from regaudit.analysis.footprint import footprint, reclaimable_bytes
-    from regaudit.analysis.plots import plot_ages, plot_sharing, plot_storage
-    from regaudit.analysis.report import report
-    from regaudit.analysis.tags import duplicate_tags, stale_tags
-    from regaudit.cleaner.cleaner import Cleaner
-    from regaudit.cleaner.journal import Journal
-    from regaudit.cleaner.outcomes import Outcome, Run
-    from regaudit.cleaner.plan import Approval, Plan, plan
-    from regaudit.cleaner.rows import PlanRow
-    from regaudit.client.login import Login
-    from regaudit.client.registry import Registry
-    from regaudit.client.repository import BlobUpload, Repository
-    from regaudit.errors import RegauditError
-    from regaudit.inventory.collect import Progress, collect
-    from regaudit.inventory.snapshot import Snapshot
-    from regaudit.log import show_log
-    from regaudit.manifest import Descriptor, ImageConfig, Index, Manifest, digest_of_document, parse_manifest
-    from regaudit.notebook.form import ReviewForm, review
-    from regaudit.reference import (
-        Digest,
-        Platform,
-        Reference,
-        parse_index,
-        parse_reference,
-        parse_registry,
-        parse_repo,
-        parse_repo_and_ref,
-        parse_repo_and_tag,
-    )
-    from regaudit.schema1 import verify_signatures
+    from regaudit.analysis.footprint import footprint as footprint
+    from regaudit.analysis.footprint import reclaimable_bytes as reclaimable_bytes
+    from regaudit.analysis.plots import plot_ages as plot_ages
+    from regaudit.analysis.plots import plot_sharing as plot_sharing
+    from regaudit.analysis.plots import plot_storage as plot_storage
+    from regaudit.analysis.report import report as report
+    from regaudit.analysis.tags import duplicate_tags as duplicate_tags
+    from regaudit.analysis.tags import stale_tags as stale_tags
+    from regaudit.cleaner.cleaner import Cleaner as Cleaner
+    from regaudit.cleaner.journal import Journal as Journal
+    from regaudit.cleaner.outcomes import Outcome as Outcome
+    from regaudit.cleaner.outcomes import Run as Run
+    from regaudit.cleaner.plan import Approval as Approval
+    from regaudit.cleaner.plan import Plan as Plan
+    from regaudit.cleaner.plan import plan as plan
+    from regaudit.cleaner.rows import PlanRow as PlanRow
+    from regaudit.client.login import Login as Login
+    from regaudit.client.registry import Registry as Registry
+    from regaudit.client.repository import BlobUpload as BlobUpload
+    from regaudit.client.repository import Repository as Repository
+    from regaudit.errors import RegauditError as RegauditError
+    from regaudit.inventory.collect import Progress as Progress
+    from regaudit.inventory.collect import collect as collect
+    from regaudit.inventory.snapshot import Snapshot as Snapshot
+    from regaudit.log import show_log as show_log
+    from regaudit.manifest import Descriptor as Descriptor
+    from regaudit.manifest import ImageConfig as ImageConfig
+    from regaudit.manifest import Index as Index
+    from regaudit.manifest import Manifest as Manifest
+    from regaudit.manifest import digest_of_document as digest_of_document
+    from regaudit.manifest import parse_manifest as parse_manifest
+    from regaudit.notebook.form import ReviewForm as ReviewForm
+    from regaudit.notebook.form import review as review
+    from regaudit.reference import Digest as Digest
+    from regaudit.reference import Platform as Platform
+    from regaudit.reference import Reference as Reference
+    from regaudit.reference import parse_index as parse_index
+    from regaudit.reference import parse_reference as parse_reference
+    from regaudit.reference import parse_registry as parse_registry
+    from regaudit.reference import parse_repo as parse_repo
+    from regaudit.reference import parse_repo_and_ref as parse_repo_and_ref
+    from regaudit.reference import parse_repo_and_tag as parse_repo_and_tag
+    from regaudit.schema1 import verify_signatures as verify_signatures
 
 _HOMES = {
     "regaudit.analysis.footprint": ("footprint", "reclaimable_bytes"),
