@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from regaudit.client.repository import BlobUpload as BlobUpload
     from regaudit.client.repository import Repository as Repository
     from regaudit.errors import RegauditError as RegauditError
-    from regaudit.inventory.collect import Progress as Progress
     from regaudit.inventory.collect import collect as collect
+    from regaudit.inventory.reading import Progress as Progress
     from regaudit.inventory.snapshot import Snapshot as Snapshot
     from regaudit.log import show_log as show_log
     from regaudit.manifest import Descriptor as Descriptor
@@ -70,7 +70,8 @@ _HOMES = {
     "regaudit.client.registry": ("Registry",),
     "regaudit.client.repository": ("BlobUpload", "Repository"),
     "regaudit.errors": ("RegauditError",),
-    "regaudit.inventory.collect": ("Progress", "collect"),
+    "regaudit.inventory.collect": ("collect",),
+    "regaudit.inventory.reading": ("Progress",),
     "regaudit.inventory.snapshot": ("Snapshot",),
     "regaudit.log": ("show_log",),
     "regaudit.manifest": ("Descriptor", "ImageConfig", "Index", "Manifest", "digest_of_document", "parse_manifest"),

@@ -10,7 +10,8 @@ from regaudit.cleaner.plan import plan
 from regaudit.client import v2
 from regaudit.client.registry import Registry
 from regaudit.errors import AuthenticationFailed, InvalidReference, NotARegistry, Unreachable, UsageError
-from regaudit.inventory.collect import Progress, collect
+from regaudit.inventory.collect import collect
+from regaudit.inventory.reading import Progress
 from regaudit.manifest import DOCKER_CONFIG, OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, SCHEMA1_SIGNED
 from regaudit.reference import Digest, attached_tag
 from regaudit.sandbox.app import Application, Reply
@@ -404,11 +405,12 @@ def test_a_manifest_that_is_tagged_and_a_child_is_discovered_by_its_tag(empty, d
 
 @pytest.mark.parametrize("order", [("index", "tag"), ("tag", "index"), ("referrer", "tag", "index")])
 def test_how_a_manifest_was_found_does_not_depend_on_which_answer_came_first(empty, door, order):
-    from regaudit.inventory.collect import Selection, _Reading
+    from regaudit.inventory.collect_v2 import ReadingV2
+    from regaudit.inventory.reading import Selection
 
     image(empty.store, APP, "a", "1")
     manifest = door.repository(APP).manifest("1")
-    reading = _Reading(door, Selection((), ()), referrers=False, keep=True, head_first=False)
+    reading = ReadingV2(door, Selection((), ()), referrers=False, keep=True, head_first=False)
     with door.bulk() as bulk:
         for way in order:
             reading._meet(bulk, APP, manifest, way, 0)
@@ -533,14 +535,14 @@ def test_an_interrupt_keeps_what_was_read_and_lets_nothing_unread_be_deleted(sam
 
 
 def test_an_interrupt_inside_our_own_work_leaves_the_repository_unread(empty, door, monkeypatch):
-    from regaudit.inventory import collect as module
+    from regaudit.inventory.collect_v2 import ReadingV2
 
     image(empty.store, APP, "a", "1")
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module._Reading, "_meet", interrupt)
+    monkeypatch.setattr(ReadingV2, "_meet", interrupt)
     snapshot = read(door, APP)
     assert snapshot.unread == {APP}
 

@@ -19,9 +19,8 @@ from regaudit.client.exchange import Conversation, Once
 from regaudit.client.grants import SessionV1
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
-from regaudit.inventory.collect import Progress, Selection
+from regaudit.inventory.reading import Progress, Selection, columns_from, place_of_problem
 from regaudit.inventory.snapshot import Snapshot
-from regaudit.inventory.tables import TABLES, columns_of
 from regaudit.manifest import LARGEST_SIZE, believable
 from regaudit.text import redact
 
@@ -239,14 +238,9 @@ class ReadingV1:
 
     def snapshot(self, patterns: tuple[str, ...], requests: dict[str, int]) -> Snapshot:
         """Return what was read."""
-        columns: dict[str, dict[str, list[Any]]] = {table: {name: [] for name in columns_of(table)} for table in TABLES}
-        rows = {"tags": [self._tag(*key) for key in sorted(self.tags)], "problems": sorted(self.problems, key=_place)}
-        for table, records in rows.items():
-            for record in records:
-                for name, values in columns[table].items():
-                    values.append(record.get(name))
+        tags = [self._tag(*key) for key in sorted(self.tags)]
         return Snapshot.from_columns(
-            columns,
+            columns_from({"tags": tags, "problems": sorted(self.problems, key=place_of_problem)}),
             registry=self.registry.host,
             taken_at=self.taken_at,
             finished_at=datetime.now(UTC),
@@ -275,10 +269,6 @@ class ReadingV1:
 def _spellings(name: str) -> set[str]:
     """Return how a person may write a repository: with its namespace, and without it where it is the implied one."""
     return {name, name.removeprefix(f"{v1.NAMESPACE}/")}
-
-
-def _place(problem: dict[str, Any]) -> tuple[str, str, str]:
-    return problem["repository"] or "", problem["stage"], problem["identifier"] or ""
 
 
 __all__ = ["ReadingV1"]

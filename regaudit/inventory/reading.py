@@ -1,0 +1,73 @@
+"""What every reading of a registry has, of whichever interface: what is selected, how far it is, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from regaudit.errors import UsageError
+from regaudit.inventory.tables import TABLES, columns_of
+from regaudit.reference import check_pattern, compile_pattern, is_literal
+from regaudit.text import clean
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a reading has come."""
+
+    tags_done: int
+    tags_total: int
+    repositories_done: int
+    repositories_total: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which repositories are to be read."""
+
+    patterns: tuple[str, ...]
+    excluded: tuple[str, ...]
+
+    @classmethod
+    def of(cls, patterns: tuple[str, ...], exclude: Iterable[str]) -> Selection:
+        """Return what patterns and exclusions select; raises `InvalidReference` where one is none."""
+        if isinstance(exclude, str):
+            raise UsageError(f"exclude is one text where several are expected: write [{clean(exclude, 80)!r}]")
+        return cls(tuple(map(check_pattern, patterns)), tuple(map(check_pattern, exclude)))
+
+    @property
+    def literals(self) -> list[str]:
+        """The names that were typed out: they are read whether or not a catalog lists them."""
+        return [name for name in dict.fromkeys(self.patterns) if is_literal(name) and not self.leaves_out(name)]
+
+    @property
+    def needs_catalog(self) -> bool:
+        """Whether the registry must list its repositories."""
+        return not self.patterns or any(not is_literal(pattern) for pattern in self.patterns)
+
+    def of_catalog(self, names: Iterable[str]) -> list[str]:
+        """Return which names of a catalog are selected."""
+        wanted = [compile_pattern(pattern) for pattern in self.patterns]
+        matching = (name for name in names if not wanted or any(pattern.fullmatch(name) for pattern in wanted))
+        return [name for name in matching if not self.leaves_out(name)]
+
+    def leaves_out(self, name: str) -> bool:
+        """Return whether a repository was excluded."""
+        return any(compile_pattern(pattern).fullmatch(name) for pattern in self.excluded)
+
+
+def columns_from(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, dict[str, list[Any]]]:
+    """Return rows, by table, as columns of plain values; what a row does not have is None."""
+    columns: dict[str, dict[str, list[Any]]] = {table: {name: [] for name in columns_of(table)} for table in TABLES}
+    for table, records in rows.items():
+        for record in records:
+            for name, values in columns[table].items():
+                values.append(record.get(name))
+    return columns
+
+
+def place_of_problem(problem: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what problems are sorted by."""
+    return problem["repository"] or "", problem["stage"], problem["identifier"] or ""
