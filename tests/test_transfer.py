@@ -99,6 +99,16 @@ def test_a_download_that_never_moves_ends_after_its_tries(hostile, app, tmp_path
     with pytest.raises(TruncatedResponse, match="the connection ended before the answer did"):
         app.download_blob(DIGEST, tmp_path / "blob")
     assert len(hostile.requests) == 3
+
+
+def test_a_download_that_is_cut_for_good_says_how_much_was_missing(hostile, tmp_path):
+    raw = reply(200, BLOB)
+    hostile.on(f"GET {PATH}", Cut(raw, len(raw) - 1500))
+    with (
+        Registry(hostile.host, tries=1) as registry,
+        pytest.raises(TruncatedResponse, match=r"\(1,500 bytes were still"),
+    ):
+        registry.repository("team/app").download_blob(DIGEST, tmp_path / "blob")
     assert list(tmp_path.glob("*blob*")) == []
 
 

@@ -821,6 +821,9 @@ def _cause(error: BaseException, kind: type[E]) -> E | None:
 
 def _short(error: BaseException) -> str:
     """Return the system's own words where it has some: requests' repeat the whole address."""
+    incomplete = _cause(error, http.client.IncompleteRead)
+    if incomplete is not None and incomplete.expected:
+        return f"{incomplete.expected:,} bytes were still to come"
     system = (cause.strerror for cause in _causes(error) if isinstance(cause, OSError))
     reason = next((text for text in system if isinstance(text, str)), str(error).rsplit(": ", 1)[-1])
     return redact(reason, 160)
