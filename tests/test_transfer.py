@@ -488,3 +488,45 @@ def test_a_file_that_shrinks_on_the_way_is_a_fault_of_this_machine(hostile, app,
     hostile.on(f"HEAD {PATH}", lambda _: (os.truncate(file, 100), reply(404))[1])
     with pytest.raises(OSError, match="shorter than it was"):
         app.upload_blob(file)
+
+
+# -- a registry whose line breaks -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("how", [{}, {"chunk_bytes": 40_000}])
+def test_an_upload_over_a_line_that_breaks_arrives_whole(quick, keeps, how):
+    with Sandbox(keep_partial=keeps) as server, Registry(server.host) as registry:
+        for method in ("PATCH", "PUT"):
+            server.faults.add(method=method, path="/v2/*/blobs/uploads/*", cut_request=10_000, times=1)
+        server.faults.add(method="PATCH", drop="after", times=1)
+        digest = registry.repository("team/app").upload_blob(BLOB, **how)
+        assert server.store.blob("team/app", digest) == BLOB
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_over_a_line_that_breaks_arrives_whole(quick, tmp_path, ranges):
+    with Sandbox(ranges=ranges) as server, Registry(server.host) as registry:
+        repository = registry.repository("team/app")
+        digest = repository.upload_blob(BLOB)
+        server.faults.add(method="GET", path="/v2/*/blobs/*", cut_reply=60_000, times=1)
+        server.faults.add(method="GET", path="/v2/*/blobs/*", status=503, retry_after=0, times=1)
+        repository.download_blob(digest, tmp_path / "blob")
+        assert (tmp_path / "blob").read_bytes() == BLOB
+
+
+def test_a_token_that_ends_in_the_middle_of_an_upload_is_renewed(quick):
+    with (
+        Sandbox(users={"alice": "secret"}, auth="bearer") as server,
+        Registry(server.host, username="alice", password="secret") as registry,
+    ):
+        repository, ended = registry.repository("team/app"), []
+
+        def end_tokens(done, _):
+            if done > 60_000 and not ended:
+                ended.append(done)
+                server.revoke_tokens()
+
+        digest = repository.upload_blob(BLOB, chunk_bytes=30_000, progress=end_tokens)
+        assert ended
+        assert server.store.blob("team/app", digest) == BLOB

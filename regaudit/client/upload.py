@@ -236,17 +236,20 @@ class _Sending:
             try:
                 yield from self._send()
             except RegistryError as error:
-                faults += 1
-                if faults >= self.session.retry.tries or not _may_go_on(error):
+                if not _may_go_on(error, self.upload):
                     raise
-                yield Wait(self.session.retry.pause(faults - 1))
-                if (yield from self.is_there()):
-                    return  # only the answer was lost
-                yield from self._find_place(error)
+                broken = error
             else:
                 return
+            faults += 1
+            yield Wait(self.session.retry.pause(faults - 1))
+            if (yield from self.is_there()):
+                return  # only the answer was lost
+            yield from self._find_place(broken)
             if self.upload is not None and self.upload.received > furthest:
                 faults, furthest = 0, self.upload.received
+            elif faults >= self.session.retry.tries:
+                raise broken
 
     def is_there(self) -> Conversation[bool]:
         url = self.session.url(f"/v2/{check_repository(self.repository)}/blobs/{self.digest}")
@@ -298,7 +301,7 @@ def _send_for_sure(session: Session, upload: Upload, piece: bytes) -> Conversati
             upload = yield from send_chunk(session, upload, Content(piece, start=upload.received - start))
         except RegistryError as error:
             faults += 1
-            if faults >= session.retry.tries or not _may_go_on(error):
+            if faults >= session.retry.tries or not _may_go_on(error, upload):
                 raise
             yield Wait(session.retry.pause(faults - 1))
             upload = yield from upload_status(session, upload)
@@ -311,9 +314,11 @@ def _send_for_sure(session: Session, upload: Upload, piece: bytes) -> Conversati
     return upload
 
 
-def _may_go_on(error: RegistryError) -> bool:
+def _may_go_on(error: RegistryError, upload: Upload | None) -> bool:
     """Return whether an upload can be gone on with: no answer, or one that says the chunk did not fit."""
-    return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.status in {404, 416, 500, 502, 504})
+    if isinstance(error, Unreachable):
+        return True
+    return upload is not None and isinstance(error, Refused) and error.status in {404, 416, 500, 502, 504}
 
 
 def _fill(stream: IO[bytes], size: int) -> bytes:
