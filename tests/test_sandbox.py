@@ -1,6 +1,8 @@
 """The sandbox is a registry: what it answers, held against the distribution specification 1.1."""
 
 import asyncio
+import contextlib
+import gc
 import hashlib
 import http.client
 import re
@@ -711,6 +713,29 @@ def test_closing_is_prompt_and_leaves_no_thread_no_port_and_no_connection():
         assert again.host == sandbox.host
     sandbox.close()
     assert "closed" in repr(sandbox)
+
+
+def test_closing_loses_no_connection_that_comes_in_meanwhile(monkeypatch):
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: lost.append(str(unraisable.exc_value)))
+    for _ in range(15):
+        sandbox, connections = Sandbox(), []
+        address = urlsplit(sandbox.url)
+
+        def knock(address=address, connections=connections):
+            with contextlib.suppress(OSError):
+                for _ in range(40):
+                    connections.append(socket.create_connection((address.hostname, address.port), timeout=10))
+
+        knocking = threading.Thread(target=knock)
+        knocking.start()
+        sandbox.close()
+        knocking.join()
+        for connection in connections:
+            connection.close()
+    del sandbox
+    gc.collect()
+    assert lost == []
 
 
 def test_a_port_that_is_taken_is_an_error_and_nothing_stays_behind(sandbox):

@@ -24,6 +24,8 @@ _REQUESTS_KEPT = 100_000
 # Clients keep connections for minutes; a shorter time here would be a reset in the middle of somebody's demo.
 _KEEP_ALIVE_SECONDS = 600
 _BACKLOG = 2048
+# From the accepting of a connection to the closing of its socket it takes four turns of the event loop.
+_LAST_TURNS = 6
 
 
 class Sandbox:
@@ -210,9 +212,10 @@ class Sandbox:
 
     async def _serve(self) -> None:
         await self._server.serve(sockets=[self._socket])
-        # Connections that came in between; a turn of the loop lets their sockets close.
-        self._cut_connections()
-        await asyncio.sleep(0)
+        # Connections that came in between: accepted in one turn of the loop, made in the next, known after that.
+        for _ in range(_LAST_TURNS):
+            self._cut_connections()
+            await asyncio.sleep(0)
 
     def _hang_up_on(self, client: Any) -> None:
         """Close one client's connection, after what was sent to it."""
@@ -223,8 +226,9 @@ class Sandbox:
     def _hang_up(self) -> None:
         self._server.should_exit = True
         self._line.closing.set()
-        for listener in self._server.servers:
-            listener.close()
+        # Accept no more, and leave the closing to uvicorn, a turn of the loop later: asyncio loses the sockets
+        # that it accepted in the turn in which their listener is closed.
+        self._loop.remove_reader(self._socket)
         self._cut_connections()
 
     def _cut_connections(self) -> None:
