@@ -211,13 +211,25 @@ def docker_registry(docker_registry_program: str, tmp_path: Path) -> Iterator[Do
 
 
 @pytest.fixture(scope="session")
-def sample_docker_registry(
-    docker_registry_program: str, sample: Sample, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[DockerRegistry]:
+def sample_storage(docker_registry_program: str, sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the storage of a real registry with the sample, to copy: a copy takes a moment, a push seconds."""
+    with DockerRegistry(tmp_path_factory.mktemp("sample-storage")) as server, Registry(server.host) as door:
+        push(door, sample)
+    return server.storage
+
+
+@pytest.fixture(scope="session")
+def sample_docker_registry(sample_storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
     """Give a real registry with the sample, shared by all tests: change only repositories of `unique_name`."""
-    with DockerRegistry(tmp_path_factory.mktemp("docker-registry")) as server:
-        with Registry(server.host) as door:
-            push(door, sample)
+    folder = tmp_path_factory.mktemp("docker-registry")
+    with DockerRegistry(folder, storage=Path(shutil.copytree(sample_storage, folder / "copy"))) as server:
+        yield server
+
+
+@pytest.fixture
+def full_docker_registry(sample_storage: Path, tmp_path: Path) -> Iterator[DockerRegistry]:
+    """Give a real registry of the test's own with the sample, its referrers under fallback tags."""
+    with DockerRegistry(tmp_path, storage=Path(shutil.copytree(sample_storage, tmp_path / "copy"))) as server:
         yield server
 
 

@@ -7,7 +7,7 @@ import subprocess
 import pandas as pd
 import pytest
 from conftest import need
-from docker_registry import DockerRegistry, push, push_repository
+from docker_registry import DockerRegistry, push_repository
 
 from regaudit.analysis.tags import stale_tags
 from regaudit.cleaner.cleaner import Cleaner
@@ -57,11 +57,9 @@ def everything(snapshot):
 
 
 @pytest.fixture
-def full(docker_registry, sample):
-    """Give a registry of the test's own with the sample, its referrers under fallback tags."""
-    with Registry(docker_registry.host) as door:
-        push(door, sample)
-    return docker_registry
+def full(full_docker_registry):
+    """Give a registry of the test's own with the sample."""
+    return full_docker_registry
 
 
 @pytest.fixture
