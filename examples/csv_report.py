@@ -1,35 +1,35 @@
 """Write what a registry holds as CSV files, and say what is stale: the whole of it in a few lines.
 
-    python examples/csv_report.py registry.example.com 'team/**' --out contents --older-than 180D
-
-Credentials are those that docker has for the registry. Nothing is changed there.
+python examples/csv_report.py registry.example.com 'team/**' --out contents --older-than 180D
 """
 
-import argparse
 import sys
+from typing import Any
+
+import click
 
 import regaudit as ra
+from regaudit.script import Connect, script
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("host", help="host[:port]")
-    options.add_argument("patterns", nargs="*", help="repositories; * is a part of a name, ** any number of parts")
-    options.add_argument("--out", default="contents", help="folder for the CSV files")
-    options.add_argument("--older-than", default="180D", help="what counts as stale")
-    given = options.parse_args()
-    try:
-        with ra.Registry(given.host) as registry:
-            snapshot = ra.collect(registry, *given.patterns, progress=sys.stderr.isatty())
-        for path in snapshot.to_csv(given.out):
-            print(path)
-        stale = ra.stale_tags(snapshot, older_than=given.older_than, keep_latest=5)
-    except ra.RegauditError as error:
-        print(f"csv_report: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(snapshot.tags)} tags, {len(stale)} of them stale", file=sys.stderr)
-    return 0
+@script
+@click.argument("host")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("--out", default="contents", show_default=True, metavar="DIR", help="Folder for the CSV files.")
+@click.option("--older-than", default="180D", show_default=True, metavar="AGE", help="What counts as stale.")
+def csv_report(host: str, patterns: tuple[str, ...], out: str, older_than: str, connect: Connect) -> dict[str, Any]:
+    """Write what HOST holds as CSV files, and count what is stale; nothing is changed there.
+
+    PATTERN names repositories: * is a part of a name, ** any number of parts. Without one, all are read.
+    """
+    with connect(host) as registry:
+        snapshot = ra.collect(registry, *patterns, progress=sys.stderr.isatty())
+    if snapshot.tags.empty and not snapshot.complete:
+        raise ra.RegauditError(f"nothing could be read: {snapshot.problems['message'].iloc[0]}")
+    stale = ra.stale_tags(snapshot, older_than=older_than, keep_latest=5)
+    files = [str(path) for path in snapshot.to_csv(out)]
+    return {"files": files, "tags": len(snapshot.tags), "stale": len(stale), "problems": len(snapshot.problems)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    csv_report()
