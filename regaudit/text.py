@@ -29,7 +29,8 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 _SECRETS = (
-    re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"),
+    # A challenge has the same beginning, and is no secret: Basic realm="…".
+    re.compile(r"(?i)\b(bearer|basic)\s+(?!realm=\")[A-Za-z0-9._~+/=-]{6,}"),
     # The name may end a longer one (client_secret, REGAUDIT_PASSWORD); a quoted value goes to its closing quote.
     re.compile(
         r"""(?is)((?:token|password|passwd|secret|credential|signature|\bsig)["']?\s*[:=]\s*)"""

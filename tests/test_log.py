@@ -74,6 +74,13 @@ def test_bodies_are_shown_at_the_lowest_level_only(sample_registry, caplog):
         assert ["0.9.1" in (getattr(record, "body", "") or "") for record in records(caplog, "response")] == [shown]
 
 
+def test_a_document_of_many_lines_is_shown_as_one_without_marks_of_unsafe_characters(hostile, debug):
+    hostile.on("GET /v2/", reply(body=b'{\n   "a": 1\n}\n'))
+    with Registry(hostile.host) as registry:
+        registry.ping()
+    assert records(debug, "response")[0].body == '{ "a": 1 }'
+
+
 def test_a_blob_is_counted_and_not_shown(hostile, debug, tmp_path):
     digest = Digest.of(BLOB)
     hostile.on(f"GET /v2/team/app/blobs/{digest}", reply(200, BLOB))

@@ -21,7 +21,7 @@ from regaudit.errors import AccessDenied, AuthenticationFailed, NotARegistry, Re
 from regaudit.sandbox.server import Sandbox
 
 SCOPE = "repository:team/app:pull,push"
-WRONG = "the user name or password was not accepted (given): check username= and password= (-u USER"
+WRONG = "the user name or password was not accepted (given): check username= and password=, -u USER"
 
 
 def jwt(claims):

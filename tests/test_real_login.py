@@ -184,7 +184,7 @@ def test_a_wrong_password_fails_at_login_and_is_shown_once(guarded, tokens):
                 question()
             assert str(caught.value) == (
                 f"logging in to {guarded.host}: the user name or password was not accepted (given): "
-                "check username= and password= (-u USER --password-stdin on the command line)"
+                "check username= and password=, -u USER --password-stdin on the command line"
             )
     assert [asked.status for asked in tokens.asked] == [401]
 

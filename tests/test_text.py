@@ -153,6 +153,8 @@ def test_redact_hides_secrets_in_every_form_that_a_message_has(text):
         "write to ada@example.com",
         "design: x, config: y",
         "2026-01-31T09:30:00Z",
+        'Basic realm="registry"',
+        "give username= and password=, -u on the command line",
     ],
 )
 def test_redact_leaves_messages_without_secrets_readable(text):

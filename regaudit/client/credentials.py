@@ -38,7 +38,7 @@ _log = logging.getLogger("regaudit.client")
 # The key under which docker stores Docker Hub, and the address that it gives to helpers for it.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 # What to do about credentials that were typed and are wrong.
-_TYPE_AGAIN = "check username= and password= (-u USER --password-stdin on the command line)"
+_TYPE_AGAIN = "check username= and password=, -u USER --password-stdin on the command line"
 # The user name by which a helper says that its secret is an OAuth2 refresh token.
 _IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 -- a marker of the protocol
 _HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")

@@ -459,7 +459,7 @@ def error_of(response: Response, what: str, *, shown: str = "nothing") -> Refuse
         )
     if status == 401 and shown == "nothing":
         return AccessDenied(
-            f"{what}: the registry asks for a login{said}: give username= and password= (-u on the command line), or `docker login`",
+            f"{what}: the registry asks for a login{said}: give username= and password=, -u on the command line, or `docker login`",
             **options,
         )
     if status in {401, 403} or code == "DENIED":

@@ -231,6 +231,6 @@ def _scope_of(entry: Any) -> str | None:
 def _no_use_for_identity_token(session: Session, server: TokenServer, credentials: Credentials) -> AuthenticationFailed:
     return AuthenticationFailed(
         f"logging in to {session.host}: its token server {safe_url(server.realm)} takes no identity token "
-        f"({credentials.source}): give username= and password= (-u USER --password-stdin on the command line)",
+        f"({credentials.source}): give username= and password=, -u USER --password-stdin on the command line",
         url=safe_url(server.realm),
     )

@@ -115,6 +115,7 @@ def _streamed(size: int) -> str:
 
 def _text(body: bytes) -> str:
     try:
-        return redact(body[:_LONGEST_BODY].decode("utf-8", "strict" if len(body) <= _LONGEST_BODY else "ignore"))
+        text = body[:_LONGEST_BODY].decode("utf-8", "strict" if len(body) <= _LONGEST_BODY else "ignore")
     except UnicodeDecodeError:
         return f"({len(body):,} bytes that are no text)"
+    return redact(" ".join(text.split()))  # the line breaks of a document would be shown as characters that are unsafe

@@ -176,7 +176,7 @@ def ping(session: Session) -> Conversation[Ping]:
     response = yield from base(session)
     if response.status == 401 and session.credentials is not None:
         raise refusal(session, response, f"logging in to {session.host}")
-    body = response.body[:2048].decode("utf-8", "replace")
+    body = response.body[:2048].decode("utf-8", "replace").strip()
     return Ping(response.status, {name: clean(value) for name, value in response.headers.items()}, clean(body))
 
 
