@@ -7,15 +7,14 @@ the caller asked for exactly that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from regaudit.client import v1, write
 from regaudit.client.exchange import Conversation
 from regaudit.client.grants import ListedImage, SessionV1
-from regaudit.client.transfer import Content, Writable
+from regaudit.client.transfer import Content, Writable, opened
 from regaudit.client.v2 import Ping
 from regaudit.errors import BadResponse, UsageError
 from regaudit.text import clean
@@ -129,7 +128,7 @@ class RepositoryV1:
         DigestMismatch, BadResponse
             What arrived has another checksum or size than the registry tells.
         """
-        with _opened(target) as file:
+        with opened(target) as file:
             return self._run(v1.download_layer(self._session, self.name, image_id, file))
 
     def upload_layer(self, image_id: str, data: bytes | Path | IO[bytes], *, about: bytes | None = None) -> None:
@@ -163,22 +162,6 @@ class RepositoryV1:
 
     def _run(self, conversation: Conversation[T]) -> T:
         return self.door.registry.run(conversation)
-
-
-@contextmanager
-def _opened(target: str | Path | Writable) -> Iterator[Writable]:
-    """Give a file to write to; at a path, it takes its name only where nothing went wrong."""
-    if not isinstance(target, str | Path):
-        yield target
-        return
-    path = Path(target)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 __all__ = ["RegistryV1", "RepositoryV1"]

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 from regaudit.client import layout, upload, v2, write
 from regaudit.client.auth import refusal
 from regaudit.client.exchange import Conversation, Response, Session
-from regaudit.client.transfer import Content, Download, TransferProgress, Writable, is_stream
+from regaudit.client.transfer import Content, Download, TransferProgress, Writable, is_stream, opened
 from regaudit.errors import BadManifest, BlobInUse, NotFound, Unsupported
 from regaudit.manifest import AnyManifest, Descriptor, ImageConfig, Manifest, parse_image_config, parse_manifest
 from regaudit.reference import Digest
@@ -111,7 +111,9 @@ class Repository:
             manifest = self.manifest(Digest(digest))
         except (BadManifest, NotFound):
             manifest = None  # the registry shall say what it makes of it
-        status = self._accepted(self._run(write.delete_manifest(self._session, self.name, Digest(digest))), digest)
+        status = self._accepted(
+            self._run(write.delete_manifest(self._session, self.name, Digest(digest))), f"@{digest}"
+        )
         if manifest is not None:
             self._run(write.unlist_referrer(self._session, self.name, manifest))
         return status
@@ -126,7 +128,7 @@ class Repository:
                 status=400,
                 code="DIGEST_INVALID",
             )
-        return self._accepted(response, tag)
+        return self._accepted(response, f":{tag}")
 
     # -- blobs -------------------------------------------------------------------------------
 
@@ -159,17 +161,8 @@ class Repository:
         DigestMismatch
             The bytes do not hash to the digest.
         """
-        if not isinstance(target, str | Path):
-            return self._download(digest, target, progress)
-        path = Path(target)
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            with partial.open("wb") as file:
-                size = self._download(digest, file, progress)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return size
+        with opened(target) as file:
+            return self._download(digest, file, progress)
 
     def upload_blob(
         self,
@@ -261,7 +254,7 @@ class Repository:
                     "deleted; force=True breaks them",
                     holders=holders,
                 )
-        return self._accepted(self._run(write.delete_blob(self._session, self.name, Digest(digest))), digest)
+        return self._accepted(self._run(write.delete_blob(self._session, self.name, Digest(digest))), f"@{digest}")
 
     # -- images ------------------------------------------------------------------------------
 
@@ -334,7 +327,7 @@ class Repository:
     def _accepted(self, response: Response, what: str) -> int:
         if response.status in {200, 202, 204}:
             return response.status
-        raise refusal(self._session, response, f"deleting {self.registry.host}/{self.name} {clean(what, 140)}")
+        raise refusal(self._session, response, f"deleting {self.registry.host}/{self.name}{clean(what, 140)}")
 
 
 class BlobUpload:

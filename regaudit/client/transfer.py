@@ -9,7 +9,8 @@ import errno
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
@@ -227,3 +228,29 @@ def is_stream(data: object) -> bool:
 
 
 __all__ = ["Content", "Download", "TransferProgress", "Writable", "is_stream"]
+
+
+@contextmanager
+def opened(target: str | Path | Writable) -> Iterator[Writable]:
+    """Give a file to write to; at a path, it takes its name only where nothing went wrong.
+
+    Raises
+    ------
+    UsageError
+        No file can be at the path.
+    """
+    if not isinstance(target, str | Path):
+        yield target
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise UsageError(f"{clean(path, 200)} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{clean(path.parent, 200)} is not a folder: make it first, or name another")
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
