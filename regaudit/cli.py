@@ -40,7 +40,7 @@ _SHOWN_OUTCOMES = 20
 @click.version_option(__version__, prog_name="regaudit")
 @log_options
 def main() -> None:
-    r"""See what is in a container registry, decide what can go, and delete exactly that.
+    """See what is in a container registry, decide what can go, and delete exactly that.
 
     \b
     The usual way:
@@ -53,7 +53,7 @@ def main() -> None:
       regaudit undo RUN                                      put it back, until garbage is collected
 
     Try it without a registry: regaudit demo
-    """
+    """  # noqa: D301 -- click looks for the character itself, not for its two letters
 
 
 def _finish(*, bad: bool, strict: bool, why: str) -> None:
@@ -361,7 +361,7 @@ def _journal_of(run: str, path: str | None) -> Journal:
             return journal
         journal.close()
     raise JournalError(
-        f"no journal has the run {clean(run, 60)!r}: name its file with --journal, or see `regaudit journal show`"
+        f"no journal has the run {clean(run, 60)!r}: name its file with --journal, or see `regaudit journal show HOST`"
     )
 
 
@@ -488,15 +488,23 @@ def _contents(snapshot: Snapshot) -> set[tuple[Any, ...]]:
 
 
 @main.command()
-@click.option("--port", default=0, show_default="a free one", metavar="PORT", help="Port on 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default="a free one",
+    metavar="PORT",
+    help="Port on 127.0.0.1.",
+)
 @click.option("--empty", is_flag=True, help="Without the sample images.")
-def sandbox(port: int, empty: bool) -> None:
+@click.option("--v1", is_flag=True, help="Speak the v1 interface too.")
+def sandbox(port: int, empty: bool, v1: bool) -> None:
     """Serve the embedded registry on this machine until interrupted, for trying things out."""
     import threading
 
     from regaudit.sandbox.server import Sandbox
 
-    with Sandbox(sample=not empty, port=port) as served:
+    with Sandbox(sample=not empty, port=port, v1=v1) as served:
         click.echo(f"{served.host}  (in memory; Ctrl-C ends it)")
         try:
             threading.Event().wait()

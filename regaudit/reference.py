@@ -345,9 +345,8 @@ def parse_index(text: str | None = None) -> RegistryName:
     if "/" in host:
         raise _more_than_a_host(host, text)
     if not set(host) & {".", ":"} and host != "localhost":
-        raise InvalidReference(
-            f"{_quoted(text)}: {clean(host, 300)!r} does not look like a host: those have a . or a :PORT"
-        )
+        within = "" if host == text else f"{_quoted(text)}: "
+        raise InvalidReference(f"{within}{clean(host, 300)!r} does not look like a host: those have a . or a :PORT")
     _check_host(host, text)
     if host == "index.docker.io":
         host = DOCKER_HUB
@@ -437,7 +436,8 @@ def _split_index(text: str, default: str | RegistryName | Mapping[str, Any] | No
 def _check_familiar(repository: str, *, hub: bool) -> None:
     if ":" in repository or "@" in repository:
         raise InvalidReference(
-            f"{clean(repository, 300)!r} has a tag or a digest, where a repository name alone is expected"
+            f"{clean(repository, 300)!r} has a tag or a digest, where a repository name alone is expected; "
+            "a registry is written with a repository: HOST:PORT/REPOSITORY"
         )
     parts = repository.split("/")
     if _FAMILIAR.fullmatch(repository) is None or not all(parts):
@@ -606,9 +606,8 @@ def _check_host(host: str, text: str) -> str:
     if name.startswith("["):
         return _check_ipv6(name, text) + port
     if _HOST_NAME.fullmatch(name) is None or len(name) > 253:
-        raise InvalidReference(
-            f"{_quoted(text)}: {clean(name, 80)!r} does not look like a host: write HOST or HOST:PORT"
-        )
+        within = "" if name == text else f"{_quoted(text)}: "
+        raise InvalidReference(f"{within}{clean(name, 80)!r} does not look like a host: write HOST or HOST:PORT")
     return host.lower()
 
 

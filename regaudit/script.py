@@ -49,11 +49,20 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 class Command(click.Command):
     """A command that ends in one sentence and an exit status, never in a traceback."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Read what was typed; what cannot be read ends the process."""
+        try:
+            return super().make_context(*arguments, **options)
+        except click.UsageError as error:
+            _show_usage(error, self.name)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; its errors end the process."""
         try:
             with _warnings_as_sentences(self.name):
                 return super().invoke(ctx)
+        except click.UsageError as error:
+            _show_usage(error, self.name)
         except UsageError as error:
             fail(error, 2, self.name)
         except RegauditError as error:
@@ -62,7 +71,8 @@ class Command(click.Command):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
-            fail(f"{clean(error.filename or '', 200)}: {clean(error.strerror or error, 200)}", 1, self.name)
+            named = f"{clean(error.filename, 200)}: " if error.filename else ""
+            fail(f"{named}{clean(error.strerror or error, 200)}", 1, self.name)
         except KeyboardInterrupt:
             fail("interrupted", 1, self.name)
 
@@ -75,6 +85,16 @@ def fail(message: object, status: int, program: str | None) -> NoReturn:
     """Say on stderr what went wrong, and end the process."""
     click.echo(f"{program}: {clean(message)}", err=True)
     sys.exit(status)
+
+
+def _show_usage(error: click.UsageError, program: str | None) -> NoReturn:
+    """Say in one line what was typed wrong, and how it is typed."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) or error.ctx is None:
+        raise error
+    how = " ".join([error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)])
+    said = error.format_message()
+    end = "" if said.endswith((".", "?")) else "."
+    fail(f"{said}{end} Write {how}, or -h for help", 2, program)
 
 
 def script(function: Callable[..., Any]) -> click.Command:

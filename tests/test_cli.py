@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from regaudit.cli import main
+from regaudit.client.registry import Registry
 from regaudit.inventory.tables import TABLES, columns_of
 from regaudit.sandbox.server import Sandbox
 
@@ -247,3 +249,40 @@ def test_the_installed_program_ends_in_the_same_statuses(tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("regaudit: ")
+
+
+def test_the_usual_way_keeps_its_lines_in_the_help(shell):
+    lines = shell("--help").stdout.splitlines()
+    assert "  The usual way:" in lines
+    assert any(line.strip().startswith("regaudit report audit/snapshot --out audit/report  ") for line in lines)
+
+
+@pytest.mark.parametrize(("arguments", "says"), [(["nope"], "No such command"), (["audit"], "audit [OPTIONS] HOST")])
+def test_what_is_typed_wrong_is_one_line(shell, arguments, says):
+    result = shell(*arguments)
+    sentence(result, 2)
+    assert says in result.output
+
+
+def test_a_port_that_is_none_or_taken_is_a_sentence(shell, sandbox):
+    for port in ("99999", sandbox.host.partition(":")[2]):
+        sentence(shell("sandbox", "--port", port), 2)
+
+
+def test_the_sentence_about_a_login_is_whole_where_secrets_are_taken_out(shell):
+    with Sandbox(users={"ada": "right"}) as locked:
+        result = shell("audit", locked.host, "--out", "audit", "-q")
+    sentence(result, 1)
+    assert "give username= and password=, -u on the command line" in result.output
+    assert "***" not in result.output
+
+
+def test_the_sandbox_speaks_v1_too_where_asked_and_ends_on_an_interrupt():
+    line = [sys.executable, "-m", "regaudit.cli", "sandbox", "--v1"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
+        host = serving.stdout.readline().split()[0]
+        with Registry(host) as registry:
+            assert (registry.version, registry.v1.ping().status) == ("v2", 200)
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(20) == 0
+        assert serving.stderr.read() == "ended\n"

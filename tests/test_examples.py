@@ -22,9 +22,7 @@ from regaudit.reference import Digest
 from regaudit.sandbox.server import Sandbox
 
 FOLDER = Path(__file__).parent.parent / "examples"
-CSV_REPORT = FOLDER / "csv_report.py"
 SCRIPTS = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in sorted(FOLDER.rglob("*.py"))]
-FRONTED = [name for name in SCRIPTS if name != "csv_report"]
 
 
 def command(name):
@@ -75,7 +73,7 @@ def test_each_is_short_and_the_readme_lists_it(name):
     assert f"]({name}.py)" in (FOLDER / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", FRONTED)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_each_explains_itself_and_has_the_common_options(name):
     help_text = run(name, "-h").stdout
     assert {"--verbose", "--log-json"} <= set(re.findall(r"--[a-z-]+", help_text))
@@ -84,11 +82,11 @@ def test_each_explains_itself_and_has_the_common_options(name):
     assert command(name).help.split(".")[0] in " ".join(help_text.split())
 
 
-@pytest.mark.parametrize("name", [name for name in FRONTED if not name.startswith("parse")])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if not name.startswith("parse")])
 def test_a_host_that_does_not_answer_is_one_sentence_and_status_1(name):
     Path("f").write_bytes(tiny_image()[2])
     host = "127.0.0.1:1"
-    alone = {"login", "v2/login", "v1/login", "v1/ping_index", "v2/list_repositories"}
+    alone = {"csv_report", "login", "v2/login", "v1/login", "v1/ping_index", "v2/list_repositories"}
     digest = f"@{Digest.of(b'')}" if name in {"v2/head_blob", "v2/download_blob", "v2/delete_manifest"} else ""
     more = ["f"] if name in {"v2/upload_blob", "v2/put_manifest"} else []
     user = ["-u", "ada", "-p", "canary"] if "login" in name else []
@@ -99,7 +97,7 @@ def test_a_host_that_does_not_answer_is_one_sentence_and_status_1(name):
     assert "canary" not in done.stderr
 
 
-@pytest.mark.parametrize("name", [name for name in FRONTED if name != "parse_index"])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "parse_index"])
 def test_a_name_that_is_none_is_status_2(name):
     Path("f").write_bytes(tiny_image()[2])
     more = ["f"] if name in {"v2/upload_blob", "v2/put_manifest"} else []
@@ -332,8 +330,56 @@ def test_the_csv_report_lists_every_tag(sample_sandbox, tmp_path):
     assert found == {(name, tag) for name in names for tag in sample_sandbox.store.tags(name)}
 
 
-def test_the_csv_report_ends_in_one_sentence(tmp_path):
-    done = program("csv_report", "127.0.0.1:1", folder=tmp_path)
-    assert done.returncode == 1
+def test_the_csv_report_says_as_json_what_it_wrote(sample_sandbox):
+    said = result("csv_report", sample_sandbox.host, "shop/**", "--out", "there")
+    assert all(Path(name).is_file() for name in said["files"])
+    assert said["tags"] > said["stale"] > 0
+
+
+@pytest.mark.parametrize(("options", "status"), [(["--older-than", "soon"], 2), (["--out", "x" * 300], 1)])
+def test_the_csv_report_ends_in_one_sentence(sample_sandbox, options, status):
+    done = run("csv_report", sample_sandbox.host, "web/*", *options)
+    assert (done.exit_code, done.stdout) == (status, "")
     assert done.stderr.startswith("csv_report: ")
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_csv_report_of_what_cannot_be_read_is_status_1():
+    with Sandbox(users={"ada": "right"}) as locked:
+        done = run("csv_report", locked.host)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("csv_report: nothing could be read: ")
+    assert not Path("contents").exists()
+
+
+@pytest.mark.parametrize("place", ["folder", "missing/file"])
+def test_a_download_to_where_no_file_can_be_names_that_place_and_fetches_nothing(sample_sandbox, place):
+    Path("folder").mkdir()
+    before = len(sample_sandbox.requests)
+    done = run("v2/download_blob", f"{sample_sandbox.host}/web/frontend@{Digest.of(b'')}", "-o", place)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"download_blob: {place.partition('/')[0]} is ")
+    assert len(sample_sandbox.requests) == before
+
+
+def test_the_body_of_a_ping_is_as_it_was_sent(tmp_path):
+    with DockerRegistry(tmp_path / "locked", login=True) as locked:
+        assert json.loads(result("v2/ping", f"{locked.host}/a")["body"])["errors"][0]["code"] == "UNAUTHORIZED"
+
+
+def test_a_digest_is_nothing_that_v1_can_look_up():
+    done = run("v1/get_img_id", f"127.0.0.1:1/web/frontend@{Digest.of(b'')}")
+    assert done.exit_code == 2
+    assert done.stderr.endswith("has a digest, which v1 does not know: write REPO:TAG\n")
+
+
+def test_a_login_of_v1_to_a_registry_without_it_says_so(sample_sandbox):
+    done = run("v1/login", sample_sandbox.host, "-u", "ada", "-p", "x")
+    assert done.exit_code == 1
+    assert "it has no login of the v1 interface" in done.stderr
+
+
+def test_a_registry_alone_where_a_repository_is_wanted_is_told_so():
+    done = run("ping", "127.0.0.1:5000")
+    assert done.exit_code == 2
+    assert "HOST:PORT/REPOSITORY" in done.stderr

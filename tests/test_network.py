@@ -140,7 +140,7 @@ def test_a_file_of_authorities_that_holds_none_is_an_error_that_names_ca(secure,
 def test_https_to_a_port_that_speaks_plain_http_says_how_to_ask_for_that():
     with Hostile(greeting=reply(400)) as server:
         message = fails(Registry(f"https://{server.host}", tries=1))
-        assert "if it speaks plain http, ask for that (plain_http=True)" in message
+        assert "if it speaks plain http, ask for that (plain_http=True, --plain-http" in message
         assert server.requests == []
 
 

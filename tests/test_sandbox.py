@@ -19,7 +19,7 @@ from door import ABSENT, OCTETS, SPDX, Door, code, dump, sha256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regaudit.errors import MissingExtra
+from regaudit.errors import MissingExtra, UsageError
 from regaudit.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -740,7 +740,7 @@ def test_closing_loses_no_connection_that_comes_in_meanwhile(monkeypatch):
 
 def test_a_port_that_is_taken_is_an_error_and_nothing_stays_behind(sandbox):
     before = threading.active_count()
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(UsageError, match=r"in use\): name another port"):
         Sandbox(port=urlsplit(sandbox.url).port)
     assert threading.active_count() == before
 

@@ -251,7 +251,9 @@ class Journal:
     def _add(self, run: str, event: str, key: str, data: dict[str, Any]) -> None:
         newest, previous = self._newest()
         if newest < 0:
-            raise JournalError(f"{clean(self.path)} does not say which entry is its newest: name another with journal=")
+            raise JournalError(
+                f"{clean(self.path)} does not say which entry is its newest: name another with journal= (--journal)"
+            )
         number = newest + 1
         entry = Entry(number, datetime.now(UTC).isoformat(), run, event, key, data, previous, "")
         own = _hash(entry)
@@ -270,7 +272,7 @@ class Journal:
 
     def _unusable(self, error: Exception) -> JournalError:
         return JournalError(
-            f"{clean(self.path)} cannot be used as a journal ({clean(error, 120)}): name another with journal="
+            f"{clean(self.path)} cannot be used as a journal ({clean(error, 120)}): name another with journal= (--journal)"
         )
 
 

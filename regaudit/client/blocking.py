@@ -754,7 +754,10 @@ def _translated(error: Exception, request: Request, watch: _Watch) -> RegistryEr
 _OWN_AUTHORITY = "give ca= for a certificate authority of your own"
 # What to do, by a mark in OpenSSL's or Python's own words.
 _TLS_ADVICE = (
-    ("WRONG_VERSION_NUMBER", "if it speaks plain http, ask for that (plain_http=True)"),
+    (
+        "WRONG_VERSION_NUMBER",
+        "if it speaks plain http, ask for that (plain_http=True, --plain-http on the command line)",
+    ),
     ("not valid for", "write the name that the certificate is for"),
     ("Hostname mismatch", "write the name that the certificate is for"),
     ("has expired", "whoever runs it has to renew it"),

@@ -44,6 +44,7 @@ from regaudit.errors import (
     DigestMismatch,
     InvalidReference,
     NotARegistry,
+    NotFound,
     PaginationLoop,
     RegistryError,
     UsageError,
@@ -271,7 +272,7 @@ def ping(session: SessionV1) -> Conversation[v2.Ping]:
             status=response.status,
         )
     fields = {name: clean(value) for name, value in response.headers.items() if name not in _SECRET_FIELDS}
-    return v2.Ping(response.status, fields, clean(response.body[:2048].decode("utf-8", "replace")))
+    return v2.Ping(response.status, fields, clean(response.body[:2048].decode("utf-8", "replace").strip()))
 
 
 _SECRET_FIELDS = frozenset({"set-cookie", "x-docker-token", "www-authenticate"})
@@ -302,9 +303,16 @@ def login(session: SessionV1) -> Conversation[Login]:
     """
     if basic(session) is None:
         raise UsageError(
-            f"{session.http.host}: the v1 interface knows user names and passwords: give username= and password="
+            f"{session.http.host}: the v1 interface knows user names and passwords: "
+            "give username= and password=, -u USER --password-stdin on the command line"
         )
     response = yield from ask_registry(session, "/v1/users/", "login", cap=_SMALL_CAP)
+    if response.status == 404:
+        raise NotFound(
+            f"logging in to {session.http.host}: it has no login of the v1 interface; a registry of v2 has one of its own",
+            url=session.http.url("/v1/users/"),
+            status=404,
+        )
     if response.status != 200:
         raise refusal(session, response, f"logging in to {session.http.host}")
     return Login()
