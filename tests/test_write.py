@@ -477,3 +477,9 @@ def test_bytes_that_do_not_say_what_they_are_are_not_sent(hostile, rogue):
     with pytest.raises(BadManifest, match="not a kind of manifest"):
         rogue.put_manifest("v1", b"{}")
     assert not hostile.requests
+
+
+def test_a_manifest_whose_blobs_are_missing_says_what_to_do_first(app):
+    with pytest.raises(UnexpectedStatus, match="upload its config and layers first") as caught:
+        app.put_manifest("v1", image_of(b"never uploaded"))
+    assert caught.value.code == "MANIFEST_BLOB_UNKNOWN"

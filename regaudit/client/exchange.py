@@ -58,6 +58,12 @@ MOST_HOPS = 5
 _LONGEST_WAIT = 60.0
 _TRANSIENT = frozenset({500, 502, 504})
 _BUSY = frozenset({429, 503})
+# What to do about an error code of the distribution specification, where that is not in its message.
+_ADVICE = {
+    "MANIFEST_BLOB_UNKNOWN": "upload its config and layers first",
+    "DIGEST_INVALID": "the bytes are not those of the digest",
+    "MANIFEST_INVALID": "check the document and its media type",
+}
 # A try that brought this much of a blob was no failure: what broke off is gone on with, and the count begins anew.
 _WORTH_A_TRY = 1 << 20
 
@@ -472,7 +478,8 @@ def error_of(response: Response, what: str, *, shown: str = "nothing") -> Refuse
         return Unsupported(f"{what}: the registry does not offer this{said}", **options)
     if status == 429:
         return RateLimited(f"{what}: too many requests{said}: wait, or log in for a higher limit", **options)
-    return UnexpectedStatus(f"{what}: the registry answered {status}{said}", **options)
+    advice = f": {_ADVICE[code]}" if code in _ADVICE else ""
+    return UnexpectedStatus(f"{what}: the registry answered {status}{said}{advice}", **options)
 
 
 def _held(request: Request) -> int:
