@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -9,10 +10,10 @@ from regaudit.client import layout, upload, v2, write
 from regaudit.client.auth import refusal
 from regaudit.client.exchange import Conversation, Response, Session
 from regaudit.client.transfer import Content, Download, TransferProgress, Writable, is_stream
-from regaudit.errors import BadManifest, BlobInUse, NotFound, Unsupported
+from regaudit.errors import BadManifest, BlobInUse, NotFound, Refused, Unsupported
 from regaudit.manifest import AnyManifest, Descriptor, ImageConfig, Manifest, parse_image_config, parse_manifest
 from regaudit.reference import Digest
-from regaudit.text import clean
+from regaudit.text import atomic_write, clean
 
 if TYPE_CHECKING:
     from regaudit.client.registry import Registry
@@ -161,15 +162,8 @@ class Repository:
         """
         if not isinstance(target, str | Path):
             return self._download(digest, target, progress)
-        path = Path(target)
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            with partial.open("wb") as file:
-                size = self._download(digest, file, progress)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return size
+        with atomic_write(Path(target), "wb") as file:
+            return self._download(digest, file, progress)
 
     def upload_blob(
         self,
@@ -200,6 +194,8 @@ class Repository:
         progress : callable, optional
             Called with the bytes sent and the bytes in all, or None.
         """
+        if chunk_bytes is not None:
+            upload.check_chunk(chunk_bytes)
         if is_stream(data):
             size = chunk_bytes or upload.CHUNK
             assert not isinstance(data, bytes | Path)  # noqa: S101 -- a stream is neither
@@ -235,7 +231,10 @@ class Repository:
         """
         opened = self._run(upload.mount_blob(self._session, self.name, Digest(digest), source))
         if opened is not None:
-            self._run(upload.cancel_upload(self._session, opened))
+            with suppress(
+                Refused
+            ):  # a courtesy, which the specification does not know; the registry forgets it in time
+                self._run(upload.cancel_upload(self._session, opened))
         return opened is None
 
     def delete_blob(self, digest: str, *, force: bool = False) -> int:
@@ -311,6 +310,8 @@ class Repository:
         name : str, optional
             Which image of the layout, by name or digest; not needed where there is only one.
         """
+        if chunk_bytes is not None:
+            upload.check_chunk(chunk_bytes)
         where = layout.Layout(folder)
         return self._run(
             layout.upload_image(

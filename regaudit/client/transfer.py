@@ -96,7 +96,7 @@ class Download:
             data = data[passed:]
         if self.total is not None and self.position + len(data) > self.total:
             raise TooLarge(f"{self._digest.short}: more than the {self.total:,} bytes that the blob should have")
-        self._target.write(data)
+        _write_all(self._target, data)
         self._hasher.update(data)
         self.position += len(data)
         if self._progress is not None and data:
@@ -111,6 +111,16 @@ class Download:
     def matches(self) -> bool:
         """Whether what was taken hashes to the digest."""
         return bool(self._hasher.hexdigest() == self._digest.encoded)
+
+
+def _write_all(target: Writable, data: bytes) -> None:
+    """Write all of some bytes, where the target takes a part of them at a time too."""
+    while data:
+        taken = target.write(data)
+        if isinstance(target, io.RawIOBase) and not taken:
+            raise BlockingIOError(errno.EAGAIN, "what a blob is written to takes nothing more: let it block")
+        # What tells nothing, or nonsense, has taken all.
+        data = data[taken:] if isinstance(taken, int) and 0 < taken < len(data) else b""
 
 
 def _content_range(text: str) -> tuple[int, int | None]:
