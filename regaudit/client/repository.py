@@ -312,7 +312,7 @@ class Repository:
         """
         if chunk_bytes is not None:
             upload.check_chunk(chunk_bytes)
-        where = layout.Layout(folder)
+        where = layout.Layout(folder, make=False)
         return self._run(
             layout.upload_image(
                 self._session, self.name, where, reference, name=name, chunk_bytes=chunk_bytes, progress=progress

@@ -307,7 +307,8 @@ def download_blob(session: Session, repository: str, digest: Digest, sink: Downl
         What arrived does not hash to the digest; the sink holds it all the same.
     """
     where = _what(session, repository, digest)
-    while True:
+    url = safe_url(session.url(f"/v2/{repository}/blobs/{digest}"))
+    while not (sink.position and sink.position == sink.total):  # an earlier attempt may have got all of it
         before = sink.position
         response = yield from _ask_blob(session, "GET", repository, digest, into=sink)
         moved = sink.position > before
@@ -321,7 +322,7 @@ def download_blob(session: Session, repository: str, digest: Digest, sink: Downl
         if not moved:
             raise TruncatedResponse(f"{where}: the registry does not send the rest of it", url=safe_url(response.url))
     if not sink.matches:
-        raise DigestMismatch(f"{where}: the bytes do not hash to the digest", url=safe_url(response.url))
+        raise DigestMismatch(f"{where}: the bytes do not hash to the digest", url=url)
     return sink.position
 
 
