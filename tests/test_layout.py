@@ -320,6 +320,20 @@ def test_children_go_up_before_every_index_that_lists_them(server, app, tmp_path
     assert sent == [Digest.of(raw) for raw in (AMD, inner, outer)]
 
 
+def test_children_that_are_not_there_count_against_the_most_and_are_asked_for_once(hostile, tmp_path, monkeypatch):
+    monkeypatch.setattr("regaudit.client.layout._MOST_MANIFESTS", 6)
+    gone = [image(str(number)) for number in range(4)]
+    inner, many = index_of(*gone), index_of(*(image(str(number)) for number in range(9)))
+    for tag, raw in (("v1", index_of(inner, *gone)), ("v2", many), (Digest.of(inner), inner)):
+        hostile.on(f"GET /v2/team/app/manifests/{tag}", reply(200, raw, headers={"Content-Type": OCI_INDEX}))
+    with Registry(hostile.host) as registry:
+        repository = registry.repository("team/app")
+        repository.download_image("v1", tmp_path / "layout")
+        assert len(hostile.requests) == 6
+        with pytest.raises(BadManifest, match="more than 6 manifests"):
+            repository.download_image("v2", tmp_path / "layout")
+
+
 @pytest.mark.parametrize("reference", ["no tag", "release/1", Digest.of(b"")])
 def test_what_is_no_tag_is_refused_before_anything_is_sent(server, app, tmp_path, reference):
     app.download_image("v1", tmp_path / "layout")

@@ -271,14 +271,16 @@ def upload_image(
 def _closure(session: Session, repository: str, root: AnyManifest) -> Conversation[list[AnyManifest]]:
     """Return a manifest and all that its indexes list, parents before children; what is not there is left out."""
     found: dict[Digest, AnyManifest] = {root.digest: root}
+    asked = {root.digest}
     waiting = [root]
     while waiting:
         manifest = waiting.pop()
         for child in manifest.manifests if isinstance(manifest, Index) else ():
-            if child.digest in found:
+            if child.digest in asked:
                 continue
-            if len(found) >= _MOST_MANIFESTS:
+            if len(asked) >= _MOST_MANIFESTS:
                 raise BadManifest(f"the index lists more than {_MOST_MANIFESTS:,} manifests")
+            asked.add(child.digest)
             try:
                 found[child.digest] = yield from v2.get_manifest(session, repository, child.digest)
             except NotFound:

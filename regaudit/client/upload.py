@@ -433,4 +433,5 @@ def _target(response: Response) -> str:
             f"{safe_url(response.url)} wants the upload at {safe_url(location)}: refused", status=response.status
         )
     own = urlsplit(response.url)
-    return urlsplit(target)._replace(scheme=own.scheme, netloc=own.netloc).geturl()
+    # What would be put behind a fragment, as the digest is, would never be sent.
+    return urlsplit(target)._replace(scheme=own.scheme, netloc=own.netloc, fragment="").geturl()
