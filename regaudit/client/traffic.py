@@ -81,10 +81,11 @@ def _facts(request: Request, url: str, attempt: int) -> dict[str, Any]:
 
 
 def _headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {clean(name, 80): _header(name.lower(), value) for name, value in pairs}
+    return {clean(name, 80): shown_header(name.lower(), value) for name, value in pairs}
 
 
-def _header(name: str, value: str) -> str:
+def shown_header(name: str, value: str) -> str:
+    """Return the value of a header, by its name in lower case, without what may be a login."""
     if name in _SECRET_HEADERS:
         return "***"
     if name not in _URL_HEADERS:

@@ -27,6 +27,7 @@ from regaudit.client.exchange import (
     origin,
     resolve,
 )
+from regaudit.client.traffic import shown_header
 from regaudit.client.transfer import Download
 from regaudit.errors import (
     AccessDenied,
@@ -126,7 +127,7 @@ class Hop:
 
     def to_dict(self) -> dict[str, Any]:
         """Return status, headers and URL, without what may be the signature of a storage service."""
-        headers = {name: log_url(v) if name == "location" else clean(v) for name, v in self.headers.items()}
+        headers = {name: shown_header(name, value) for name, value in self.headers.items()}
         return {"status": self.status, "url": log_url(self.url), "headers": headers}
 
 
