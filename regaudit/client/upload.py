@@ -201,7 +201,7 @@ def upload_blob(
     if mount_from is not None and (yield from sending.is_mounted(mount_from)):
         return
     if single_post and sending.upload is None:
-        with suppress(Unreachable):  # what broke off goes on below, if it is not there
+        with suppress(Unreachable):  # below it goes up in a session, which can be gone on with
             sending.upload = yield from post_blob(session, repository, digest, content)
             if sending.upload is None:
                 return
