@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import need
@@ -11,8 +12,8 @@ from hostile import Cut, reply
 
 from regaudit.client.layout import Layout
 from regaudit.client.registry import Registry
-from regaudit.errors import DigestMismatch, NotFound, TruncatedResponse, UsageError
-from regaudit.manifest import DOCKER_LIST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Index
+from regaudit.errors import BadManifest, DigestMismatch, InvalidReference, NotFound, TruncatedResponse, UsageError
+from regaudit.manifest import DOCKER_LIST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Index
 from regaudit.reference import Digest
 from regaudit.sandbox.server import Sandbox
 
@@ -244,6 +245,157 @@ def test_a_beginning_that_is_wrong_is_not_gone_on_with_twice(hostile, tmp_path):
             registry.repository("team/app").download_image("v1", tmp_path / "layout")
         assert not partial.exists()
         registry.repository("team/app").download_image("v1", tmp_path / "layout")
+
+
+# -- folders that somebody else made, and several hands in one folder -------------------------
+
+
+def layout_of(folder, *documents, entries=None):
+    """Write an OCI layout that holds some documents, and lists the last."""
+    (folder / "blobs" / "sha256").mkdir(parents=True)
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    for raw in documents:
+        (folder / "blobs" / "sha256" / Digest.of(raw).encoded).write_bytes(raw)
+    listed = [descriptor(json.loads(documents[-1])["mediaType"], documents[-1])] if entries is None else entries
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": listed}))
+    return folder
+
+
+def index_of(*children):
+    listed = [descriptor(json.loads(raw)["mediaType"], raw) for raw in children]
+    return dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed})
+
+
+def test_uploading_makes_no_folder_and_writes_in_none(app, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("absent", "empty"):
+        with pytest.raises(UsageError, match="is no OCI layout"):
+            app.upload_image(tmp_path / name)
+    assert not (tmp_path / "absent").exists()
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_file_outside_of_the_folder_is_not_uploaded(server, app, tmp_path):
+    """Digests of other algorithms are any name, and a link makes any folder theirs."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "credentials").write_text("canary")
+    raw = dump(json.loads(AMD) | {"layers": [{"mediaType": GZIP, "digest": "x:credentials", "size": 6}]})
+    folder = layout_of(tmp_path / "layout", config("amd64"), raw)
+    (folder / "blobs" / "x").symlink_to(tmp_path / "elsewhere")
+    server.requests.clear()
+    with pytest.raises(UsageError, match="lacks the blob x:credentials"):
+        app.upload_image(folder)
+    assert not [path for _, path, _ in server.requests if "credentials" in path]
+
+
+@pytest.mark.parametrize("entries", [[5], [None], [{}], [{"digest": ["a"]}], [{"digest": 7}]])
+def test_an_index_whose_entries_are_none_is_refused(app, tmp_path, entries):
+    with pytest.raises(BadManifest, match="not the index of an OCI layout"):
+        app.upload_image(layout_of(tmp_path / "layout", AMD, entries=entries))
+
+
+def test_an_image_that_is_listed_and_not_there_is_named(app, tmp_path):
+    folder = layout_of(tmp_path / "layout", AMD)
+    Layout(folder).path(Digest.of(AMD)).unlink()
+    with pytest.raises(UsageError, match=f"lacks the manifest {Digest.of(AMD).short}"):
+        app.upload_image(folder)
+
+
+def test_a_document_of_any_size_is_not_read_into_memory(app, tmp_path):
+    folder = layout_of(tmp_path / "layout", AMD)
+    for path in (Layout(folder).path(Digest.of(AMD)), folder / "index.json"):
+        with path.open("r+b") as file:
+            file.truncate(1 << 30)  # sparse
+        with pytest.raises(BadManifest, match="is larger than"):
+            app.upload_image(folder)
+
+
+def test_children_go_up_before_every_index_that_lists_them(server, app, tmp_path):
+    inner = index_of(AMD)
+    outer = index_of(AMD, inner)
+    folder = layout_of(tmp_path / "layout", LAYER, config("amd64"), AMD, inner, outer)
+    server.requests.clear()
+    app.registry.repository("team/copy").upload_image(folder)
+    sent = [path.rpartition("/")[2] for method, path, _ in server.requests if method == "PUT" and "/manifests/" in path]
+    assert sent == [Digest.of(raw) for raw in (AMD, inner, outer)]
+
+
+def test_children_that_are_not_there_count_against_the_most_and_are_asked_for_once(hostile, tmp_path, monkeypatch):
+    monkeypatch.setattr("regaudit.client.layout._MOST_MANIFESTS", 6)
+    gone = [image(str(number)) for number in range(4)]
+    inner, many = index_of(*gone), index_of(*(image(str(number)) for number in range(9)))
+    for tag, raw in (("v1", index_of(inner, *gone)), ("v2", many), (Digest.of(inner), inner)):
+        hostile.on(f"GET /v2/team/app/manifests/{tag}", reply(200, raw, headers={"Content-Type": OCI_INDEX}))
+    with Registry(hostile.host) as registry:
+        repository = registry.repository("team/app")
+        repository.download_image("v1", tmp_path / "layout")
+        assert len(hostile.requests) == 6
+        with pytest.raises(BadManifest, match="more than 6 manifests"):
+            repository.download_image("v2", tmp_path / "layout")
+
+
+@pytest.mark.parametrize("reference", ["no tag", "release/1", Digest.of(b"")])
+def test_what_is_no_tag_is_refused_before_anything_is_sent(server, app, tmp_path, reference):
+    app.download_image("v1", tmp_path / "layout")
+    server.requests.clear()
+    with pytest.raises(InvalidReference):
+        app.registry.repository("team/copy").upload_image(tmp_path / "layout", reference)
+    assert not server.requests
+
+
+def test_a_blob_that_was_cut_in_the_folder_is_read_again(app, tmp_path):
+    app.download_image("v1", tmp_path / "layout")
+    path = Layout(tmp_path / "layout").path(Digest.of(LAYER))
+    path.write_bytes(LAYER[:100])
+    app.download_image("v1", tmp_path / "layout")
+    assert path.read_bytes() == LAYER
+
+
+@pytest.mark.parametrize("left", [LAYER, LAYER + b"more"])
+def test_what_is_left_of_a_blob_may_be_all_of_it_or_too_much(hostile, tmp_path, left):
+    """And a storage service that says 416 without a Content-Range must not stand in the way for ever."""
+    layout = Layout(tmp_path / "layout")
+    path = layout.path(Digest.of(LAYER))
+    path.parent.mkdir(parents=True)
+    path.with_name(f"{path.name}.part").write_bytes(left)
+    hostile.on("GET /v2/team/app/manifests/v1", reply(200, AMD, headers={"Content-Type": OCI_MANIFEST}))
+    hostile.on(f"GET /v2/team/app/blobs/{Digest.of(config('amd64'))}", reply(200, config("amd64")))
+    hostile.on(
+        f"GET /v2/team/app/blobs/{Digest.of(LAYER)}",
+        lambda seen: reply(416) if seen.header("range") else reply(200, LAYER),
+    )
+    with Registry(hostile.host) as registry:
+        registry.repository("team/app").download_image("v1", tmp_path / "layout")
+    assert path.read_bytes() == LAYER
+
+
+def test_two_downloads_of_one_blob_into_a_folder_do_not_mix(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    blob = Descriptor(GZIP, Digest.of(LAYER), len(LAYER))
+    with layout.receiving(blob) as first:
+        first.write(LAYER[:9000])
+        with layout.receiving(blob) as second:
+            second.write(LAYER[:9000][second.position :])
+            first.write(LAYER[9000:15_000])
+            second.write(LAYER[9000:])
+        first.write(LAYER[15_000:])
+    assert layout.path(blob.digest).read_bytes() == LAYER
+    assert len(list(layout.path(blob.digest).parent.iterdir())) == 1
+
+
+def test_many_that_list_an_image_at_once_lose_none(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    images = [Descriptor(OCI_MANIFEST, Digest.of(bytes([number])), 1) for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda image: layout.add(image, image.digest.encoded[:8]), images))
+    assert {entry["digest"] for entry in layout.images()} == {image.digest for image in images}
+
+
+def test_a_blob_that_cannot_be_verified_leaves_nothing_behind(app, tmp_path):
+    layout = Layout(tmp_path / "layout")
+    with pytest.raises(InvalidReference), layout.receiving(Descriptor(GZIP, Digest("blake3:abc"), 3)):
+        pass
+    assert not list((tmp_path / "layout").rglob("*.part"))
 
 
 @pytest.mark.real

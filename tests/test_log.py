@@ -186,3 +186,28 @@ def test_showing_the_log_again_changes_how_and_never_doubles_it(sample_registry)
 )
 def test_a_url_in_the_log_keeps_what_says_what_is_asked_for_and_nothing_else(url, shown):
     assert log_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Link", f'</a?_state={CANARY}>; rel="prev", </b?cursor={CANARY}>; rel="next"'),
+        ("Link", f"</a?_state={CANARY}"),
+        ("Location", f"/upload?n=1<&_state={CANARY}<"),
+        ("Location", f"/upload?n=1>&_state={CANARY}"),
+    ],
+)
+def test_every_address_in_a_header_loses_what_may_be_a_login(hostile, debug, name, value):
+    hostile.on("GET /v2/team/app/tags/list", error(404, "X", **{name: value}))
+    with Registry(hostile.host) as registry, pytest.raises(RegauditError):
+        registry.repository("team/app").tags()
+    assert CANARY not in "".join(f"{record.getMessage()} {record.__dict__}" for record in debug.records)
+
+
+def test_a_fault_is_told_without_secrets_to_a_handler_of_ones_own_too(hostile, debug):
+    encoding = {"Content-Encoding": f"Bearer {CANARY}"}
+    hostile.on("GET /v2/team/app/tags/list", reply(200, b"{}", headers=encoding))
+    with Registry(hostile.host) as registry, pytest.raises(RegauditError):
+        registry.repository("team/app").tags()
+    [fault] = records(debug, "fault")
+    assert CANARY not in fault.getMessage()

@@ -196,7 +196,8 @@ def test_a_blob_larger_than_its_descriptor_says_is_not_written():
 def test_every_response_on_the_way_to_a_blob_is_told_without_what_signs_it(hostile, app):
     with Hostile() as cdn:
         hostile.on(f"HEAD {PATH}", redirect(f"{cdn.url}/one?X-Signature=canary"))
-        cdn.on("HEAD /one", reply(200, b"", length=len(BLOB)))
+        said = {"Set-Cookie": "session=canary", "Content-Location": "/one?Policy=canary"}
+        cdn.on("HEAD /one", reply(200, b"", headers=said, length=len(BLOB)))
         head = app.head_blob(DIGEST)
     assert (head.size, [hop.status for hop in head.responses]) == (len(BLOB), [302, 200])
     assert "canary" not in str(head.to_dict())
@@ -530,3 +531,147 @@ def test_a_token_that_ends_in_the_middle_of_an_upload_is_renewed(quick):
         digest = repository.upload_blob(BLOB, chunk_bytes=30_000, progress=end_tokens)
         assert ended
         assert server.store.blob("team/app", digest) == BLOB
+
+
+# -- at the edges -----------------------------------------------------------------------------
+
+
+class Narrow(io.RawIOBase):
+    """Takes a few bytes at a time and says how many, as an unbuffered socket may; then perhaps none."""
+
+    def __init__(self, most=1 << 30):
+        super().__init__()
+        self.data, self.most = b"", most
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        taken = bytes(data[: min(1000, self.most - len(self.data))])
+        self.data += taken
+        return len(taken) or None
+
+
+def test_what_takes_a_part_of_each_piece_gets_the_rest_of_it(hostile, app):
+    hostile.on(f"GET {PATH}", reply(200, BLOB))
+    narrow = Narrow()
+    app.download_blob(DIGEST, narrow)
+    assert narrow.data == BLOB
+
+
+def test_what_takes_no_more_is_an_error_and_not_a_loop(hostile, app):
+    hostile.on(f"GET {PATH}", reply(200, BLOB))
+    with pytest.raises(BlockingIOError, match="takes nothing more"):
+        app.download_blob(DIGEST, Narrow(2500))
+
+
+def test_two_downloads_to_one_path_do_not_mix(hostile, app, tmp_path):
+    target = tmp_path / "blob"
+
+    def serve(_):
+        if len(hostile.requests) == 1:  # another one begins and ends while the first is under way
+            with Registry(hostile.host) as registry:
+                registry.repository("team/app").download_blob(DIGEST, target)
+        return reply(200, BLOB)
+
+    hostile.on(f"GET {PATH}", serve)
+    app.download_blob(DIGEST, target)
+    assert target.read_bytes() == BLOB
+    assert list(tmp_path.glob("*blob*")) == [target]
+
+
+def test_a_file_beside_the_target_is_neither_followed_nor_lost(hostile, app, tmp_path):
+    hostile.on(f"GET {PATH}", reply(200, BLOB))
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / ".blob.part").symlink_to(tmp_path / "precious")
+    app.download_blob(DIGEST, tmp_path / "blob")
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / ".blob.part").is_symlink()
+
+
+class NothingYet(Once):
+    """A stream that does not block: it says that there is nothing yet."""
+
+    def read(self, size=-1):
+        return super().read(size) or None
+
+
+def test_a_stream_that_has_nothing_yet_is_not_taken_for_its_end(server, mine):
+    with pytest.raises(BlockingIOError, match="has nothing yet"):
+        mine.upload_blob(NothingYet(BLOB))
+    assert "PUT" not in methods(server)
+
+
+@pytest.mark.parametrize("source", [bytes, Once])
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_chunk_of_no_bytes_is_refused_before_anything_is_sent(server, mine, source, size):
+    with pytest.raises(UsageError, match="chunk_bytes"):
+        mine.upload_blob(source(BLOB), chunk_bytes=size)
+    assert not server.requests
+
+
+def test_a_stream_is_not_held_in_memory_for_a_registry_that_wants_giant_chunks(hostile, app):
+    store = Store(hostile)
+    least = {"Location": SESSION, "OCI-Chunk-Min-Length": "99999999999"}
+    hostile.on(f"POST {UPLOADS}", lambda seen: (store.start(seen), reply(202, headers=least))[1])
+    with pytest.raises(BadResponse, match="upload it from a file"):
+        app.upload_blob(Once(BLOB), chunk_bytes=1000)
+    app.upload_blob(BLOB, chunk_bytes=1000)
+    assert store.blob == BLOB
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_stream_is_not_lost_with_the_answer_to_its_end(hostile, app, stored):
+    store, cuts = Store(hostile), [Cut(b"", 0)]
+
+    def end(seen):
+        if not cuts:
+            return store.take(seen)
+        if stored:
+            store.take(seen)
+        return cuts.pop()
+
+    hostile.on(f"PUT {SESSION}", end)
+    assert app.upload_blob(Once(BLOB), chunk_bytes=40_000) == DIGEST
+    assert store.blob == BLOB
+
+
+def test_a_single_request_that_breaks_off_is_followed_by_an_upload(hostile, app):
+    store = Store(hostile)
+    posts = [Cut(b"", 0, reset=True)]
+    hostile.on(f"POST {UPLOADS}", lambda seen: posts.pop() if posts else store.start(seen))
+    app.upload_blob(BLOB, single_post=True)
+    assert store.blob == BLOB
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_mount_that_was_not_possible_is_no_error_where_the_session_cannot_be_cancelled(hostile, app, status):
+    """The distribution specification has no end point to cancel an upload, and some need the right to delete for it."""
+    Store(hostile)
+    hostile.on(f"DELETE {SESSION}", reply(status))
+    assert not app.mount_blob(DIGEST, "team/base")
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405])
+def test_a_mount_that_is_refused_does_not_end_the_upload(hostile, app, status):
+    store = Store(hostile)
+    hostile.on(f"POST {UPLOADS}", lambda seen: reply(status) if "mount=" in seen.target else store.start(seen))
+    app.upload_blob(BLOB, mount_from="team/base")
+    assert store.blob == BLOB
+
+
+def test_an_empty_chunk_by_hand_changes_nothing(server, mine):
+    upload = mine.start_upload()
+    upload.send(BLOB[:700])
+    server.requests.clear()
+    assert upload.send(b"") == 700
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    "moment", [f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", f"Mon, 01 Jan 2020 00:00:00 +{'9' * 14}", "tomorrow"]
+)
+def test_a_moment_beyond_the_calendar_is_no_moment(hostile, app, moment):
+    now = {"Retry-After": moment, "Date": "Mon, 01 Jan 2024 00:00:00 GMT"}
+    hostile.on("GET /v2/team/app/tags/list", reply(503, headers=now), reply(json={"name": "team/app", "tags": ["a"]}))
+    assert app.tags() == ["a"]

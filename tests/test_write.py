@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -101,7 +102,7 @@ def test_an_upload_keeps_the_query_of_its_session(hostile, rogue):
     hostile.on(
         "POST /v2/team/app/blobs/uploads/",
         reply(202, headers={"Location": "/v2/team/app/blobs/uploads/1?_state=a%2Bb%3D%3D"}),
-        reply(202, headers={"Location": f"{hostile.url}/v2/team/app/blobs/uploads/2"}),
+        reply(202, headers={"Location": f"{hostile.url}/v2/team/app/blobs/uploads/2#part"}),
     )
     hostile.on("PUT /v2/team/app/blobs/uploads/1", reply(201))
     hostile.on("PUT /v2/team/app/blobs/uploads/2", reply(201))
@@ -483,3 +484,27 @@ def test_a_manifest_whose_blobs_are_missing_says_what_to_do_first(app):
     with pytest.raises(UnexpectedStatus, match="upload its config and layers first") as caught:
         app.put_manifest("v1", image_of(b"never uploaded"))
     assert caught.value.code == "MANIFEST_BLOB_UNKNOWN"
+
+
+def signed_schema1():
+    """Return a manifest of schema 1 and its digest, which is of the bytes before the signatures."""
+    payload = json.dumps({"schemaVersion": 1, "name": "team/app", "tag": "v1", "fsLayers": []}, indent=3)
+    tail = base64.urlsafe_b64encode(b"\n}").decode().rstrip("=")
+    header = base64.urlsafe_b64encode(dump({"formatLength": len(payload) - 2, "formatTail": tail})).decode()
+    signature = dump([{"header": {}, "signature": "x", "protected": header.rstrip("=")}]).decode()
+    return f'{payload[:-2]},\n   "signatures": {signature}\n}}'.encode(), Digest.of(payload.encode())
+
+
+def test_a_signed_manifest_of_schema_1_is_stored_under_its_own_digest(app, server, hostile, rogue):
+    raw, digest = signed_schema1()
+    assert app.put_manifest("v1", raw) == digest
+    assert server.store.manifest("team/app", "v1")[1] == raw
+    hostile.on(f"PUT /v2/team/app/manifests/{digest}", reply(201, headers={"Docker-Content-Digest": digest}))
+    assert rogue.put_manifest(digest, raw) == digest
+
+
+def test_a_registry_may_name_a_manifest_by_sha256_that_was_put_by_sha512(hostile, rogue):
+    by_512 = Digest.of(IMAGE, "sha512")
+    stored = reply(201, headers={"Docker-Content-Digest": Digest.of(IMAGE)})
+    hostile.on(f"PUT /v2/team/app/manifests/{by_512}", stored)
+    assert rogue.put_manifest(by_512, IMAGE) == by_512

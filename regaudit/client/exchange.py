@@ -515,7 +515,7 @@ def _retry_after(response: Response) -> float | None:
         then = email.utils.parsedate_to_datetime(text)
         now = email.utils.parsedate_to_datetime(response.headers.get("date", ""))
         return max(0.0, (then - now).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

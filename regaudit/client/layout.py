@@ -7,15 +7,18 @@ download goes on with it; what bears its digest as name is whole and verified.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from regaudit.client import upload, v2, write
-from regaudit.client.exchange import Conversation, Session
+from regaudit.client.exchange import MANIFEST_CAP, PAGE_CAP, Conversation, Session
 from regaudit.client.transfer import Content, Download, TransferProgress
 from regaudit.errors import BadManifest, BadResponse, NotFound, UsageError
 from regaudit.manifest import (
@@ -28,7 +31,7 @@ from regaudit.manifest import (
     load_json,
     parse_manifest,
 )
-from regaudit.reference import Digest, is_tag
+from regaudit.reference import Digest, check_tag, is_tag
 from regaudit.text import atomic_write, clean, owned_folder
 
 # The annotation by which an image is found in a layout (image specification, "Pre-Defined Annotation Keys").
@@ -44,6 +47,8 @@ class Layout:
     ----------
     folder : path
         Made, with its parents, where it is not there.
+    make : bool
+        False where it is only read, and must be there.
 
     Raises
     ------
@@ -51,11 +56,13 @@ class Layout:
         The folder is something else: a file, a symbolic link, a folder with other content.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = owned_folder(folder)
-        marker = self.folder / "oci-layout"
+    def __init__(self, folder: str | Path, *, make: bool = True) -> None:
+        self.folder = owned_folder(folder) if make else Path(folder)
+        marker = self._marker
         if marker.is_file():
             return
+        if not make:
+            raise UsageError(f"{clean(self.folder)} is no OCI layout: name a folder that is one")
         if any(self.folder.iterdir()):
             raise UsageError(f"{clean(self.folder)} has files and is no OCI layout: name an empty or a new folder")
         with atomic_write(marker) as file:
@@ -90,23 +97,30 @@ class Layout:
         entry = image.to_dict()
         if name is not None:
             entry["annotations"] = {**entry.get("annotations", {}), _NAME: name}
-        index = self._index()
-        others = [e for e in index["manifests"] if (_name_of(e), e.get("digest")) != (name, str(image.digest))]
-        index["manifests"] = [*(e for e in others if name is None or _name_of(e) != name), entry]
-        self._write_index(index)
+        with self._marker.open("rb") as marker:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(marker, fcntl.LOCK_EX)  # of two that list an image, neither loses the other's
+            index = self._index()
+            others = [e for e in index["manifests"] if (_name_of(e), e.get("digest")) != (name, str(image.digest))]
+            index["manifests"] = [*(e for e in others if name is None or _name_of(e) != name), entry]
+            self._write_index(index)
 
     def path(self, digest: Digest) -> Path:
         """Return where a blob is, or would be."""
         return self.folder / "blobs" / digest.algorithm / digest.encoded
 
-    def has(self, digest: Digest) -> bool:
-        """Return whether a blob is there."""
+    def has(self, digest: Digest, size: int = 0) -> bool:
+        """Return whether a blob is there, and of its size where that is known; what a symbolic link leads to is not."""
         path = self.path(digest)
-        return path.is_file() and not path.is_symlink()
+        if any(step.is_symlink() for step in (path, path.parent, path.parent.parent)):
+            return False  # who made the folder could have any file of this machine uploaded
+        return path.is_file() and size in {0, path.stat().st_size}
 
     def manifest(self, digest: Digest, media_type: str) -> AnyManifest:
         """Return a manifest of the layout; raises `BadManifest` where its bytes are not those of its digest."""
-        raw = self.path(digest).read_bytes()
+        if not self.has(digest):
+            raise UsageError(f"{clean(self.folder)} lacks the manifest {digest.short}: download the image again")
+        raw = _read(self.path(digest), MANIFEST_CAP)
         manifest = parse_manifest(raw, media_type)
         if manifest.digest != digest and not digest.matches(raw):
             raise BadManifest(f"{clean(self.path(digest))} does not hash to its name: download it again")
@@ -120,11 +134,12 @@ class Layout:
     @contextmanager
     def receiving(self, blob: Descriptor, progress: TransferProgress | None = None) -> Iterator[Download]:
         """Give a sink for a blob, which has its place when the block ends well and all of it has arrived."""
+        blob.digest.hasher()  # raises before there is a file where nothing can be verified
         path = self._place(blob.digest)
-        partial = path.with_name(f"{path.name}.part")
-        if partial.is_symlink():
-            partial.unlink()
-        with partial.open("a+b") as file:
+        partial, file = _open_partial(path)
+        with file:
+            if blob.size and partial.stat().st_size > blob.size:
+                file.truncate(0)
             # Zero is also what a document without sizes says; the digest then decides alone.
             sink = Download(file, blob.digest, size=blob.size or None, progress=progress)
             file.seek(0)
@@ -132,10 +147,16 @@ class Layout:
             try:
                 yield sink
             except BaseException as error:
-                if isinstance(error, BadResponse) or not sink.position:
+                if isinstance(error, BadResponse) or not sink.position or partial != _partial(path):
                     partial.unlink()  # there is nothing in it to go on with
                 raise
-        partial.replace(path)
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)  # before the file is closed, and another one may take it up
+
+    @property
+    def _marker(self) -> Path:
+        return self.folder / "oci-layout"
 
     def _place(self, digest: Digest) -> Path:
         path = self.path(digest)
@@ -145,12 +166,15 @@ class Layout:
 
     def _index(self) -> dict[str, Any]:
         path = self.folder / "index.json"
-        try:
-            index = load_json(path.read_bytes())
-        except FileNotFoundError:
-            raise UsageError(f"{clean(self.folder)} has no index.json: it is no whole OCI layout") from None
-        if not isinstance(index, dict) or not isinstance(index.get("manifests"), list):
+        if not path.is_file():
+            raise UsageError(f"{clean(self.folder)} has no index.json: it is no whole OCI layout")
+        index = load_json(_read(path, PAGE_CAP))
+        entries = index.get("manifests") if isinstance(index, dict) else None
+        if not isinstance(entries, list) or not all(
+            isinstance(entry, dict) and isinstance(entry.get("digest"), str) for entry in entries
+        ):
             raise BadManifest(f"{clean(path)} is not the index of an OCI layout")
+        assert isinstance(index, dict)  # noqa: S101 -- it has entries
         return index
 
     def _write_index(self, index: dict[str, Any]) -> None:
@@ -191,7 +215,7 @@ def download_image(
         blobs.update({blob.digest: blob for blob in found})
     copied, total = 0, sum(blob.size for blob in blobs.values())
     for blob in blobs.values():
-        if not layout.has(blob.digest):
+        if not layout.has(blob.digest, blob.size):
             yield from _fetch(session, repository, layout, blob, _moved_by(progress, copied, total))
         copied += blob.size
     for manifest in reversed(manifests):  # children before what lists them
@@ -220,6 +244,8 @@ def upload_image(
     name : str, optional
         Which image of the layout: its name or digest. Not needed where there is only one.
     """
+    if reference is not None:
+        check_tag(reference)
     image = layout.find(name)
     manifests = _stored_closure(layout, image)
     blobs = {blob.digest: blob for manifest in manifests for blob in _own_blobs(manifest)}
@@ -245,20 +271,22 @@ def upload_image(
 def _closure(session: Session, repository: str, root: AnyManifest) -> Conversation[list[AnyManifest]]:
     """Return a manifest and all that its indexes list, parents before children; what is not there is left out."""
     found: dict[Digest, AnyManifest] = {root.digest: root}
+    asked = {root.digest}
     waiting = [root]
     while waiting:
         manifest = waiting.pop()
         for child in manifest.manifests if isinstance(manifest, Index) else ():
-            if child.digest in found:
+            if child.digest in asked:
                 continue
-            if len(found) >= _MOST_MANIFESTS:
+            if len(asked) >= _MOST_MANIFESTS:
                 raise BadManifest(f"the index lists more than {_MOST_MANIFESTS:,} manifests")
+            asked.add(child.digest)
             try:
                 found[child.digest] = yield from v2.get_manifest(session, repository, child.digest)
             except NotFound:
                 continue  # a sparse index is a valid one
             waiting.append(found[child.digest])
-    return list(found.values())
+    return _parents_first(found, root)
 
 
 def _stored_closure(layout: Layout, image: Descriptor) -> list[AnyManifest]:
@@ -271,7 +299,22 @@ def _stored_closure(layout: Layout, image: Descriptor) -> list[AnyManifest]:
             if child.digest not in found and layout.has(child.digest):
                 found[child.digest] = layout.manifest(child.digest, child.media_type)
                 waiting.append(found[child.digest])
-    return list(found.values())
+    return _parents_first(found, root)
+
+
+def _parents_first(found: dict[Digest, AnyManifest], root: AnyManifest) -> list[AnyManifest]:
+    """Return manifests so that each comes before all that it lists, also where two indexes list the same."""
+    children_first: dict[Digest, AnyManifest] = {}
+    waiting = [(root, False)]
+    while waiting:
+        manifest, is_entered = waiting.pop()
+        if is_entered:
+            children_first[manifest.digest] = manifest
+        elif manifest.digest not in children_first:
+            children = manifest.manifests if isinstance(manifest, Index) else ()
+            waiting.append((manifest, True))
+            waiting += [(found[child.digest], False) for child in children if child.digest in found]
+    return list(reversed(children_first.values()))
 
 
 def _blobs(session: Session, repository: str, manifest: AnyManifest) -> Conversation[list[Descriptor]]:
@@ -323,6 +366,33 @@ def _moved_by(progress: TransferProgress | None, before: int, total: int) -> Tra
     if progress is None:
         return None
     return lambda done, _: progress(before + done, total)
+
+
+def _read(path: Path, cap: int) -> bytes:
+    with path.open("rb") as file:
+        raw = file.read(cap + 1)
+    if len(raw) > cap:
+        raise BadManifest(f"{clean(path)} is larger than {cap:,} bytes, which no such document is")
+    return raw
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _open_partial(path: Path) -> tuple[Path, IO[bytes]]:
+    """Open what an earlier attempt has left of a blob; where somebody else is at it, a file of our own."""
+    partial = _partial(path)
+    if partial.is_symlink():
+        partial.unlink()
+    file = partial.open("a+b")
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+            return partial, file
+    file.close()
+    own = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    return own, own.open("x+b")
 
 
 def _name_of(entry: dict[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -9,7 +10,7 @@ from regaudit.client import layout, upload, v2, write
 from regaudit.client.auth import refusal
 from regaudit.client.exchange import Conversation, Response, Session
 from regaudit.client.transfer import Content, Download, TransferProgress, Writable, is_stream, opened
-from regaudit.errors import BadManifest, BlobInUse, NotFound, Unsupported
+from regaudit.errors import BadManifest, BlobInUse, NotFound, Refused, Unsupported
 from regaudit.manifest import AnyManifest, Descriptor, ImageConfig, Manifest, parse_image_config, parse_manifest
 from regaudit.reference import Digest
 from regaudit.text import clean
@@ -193,6 +194,8 @@ class Repository:
         progress : callable, optional
             Called with the bytes sent and the bytes in all, or None.
         """
+        if chunk_bytes is not None:
+            upload.check_chunk(chunk_bytes)
         if is_stream(data):
             size = chunk_bytes or upload.CHUNK
             assert not isinstance(data, bytes | Path)  # noqa: S101 -- a stream is neither
@@ -228,7 +231,10 @@ class Repository:
         """
         opened = self._run(upload.mount_blob(self._session, self.name, Digest(digest), source))
         if opened is not None:
-            self._run(upload.cancel_upload(self._session, opened))
+            with suppress(
+                Refused
+            ):  # a courtesy, which the specification does not know; the registry forgets it in time
+                self._run(upload.cancel_upload(self._session, opened))
         return opened is None
 
     def delete_blob(self, digest: str, *, force: bool = False) -> int:
@@ -304,7 +310,9 @@ class Repository:
         name : str, optional
             Which image of the layout, by name or digest; not needed where there is only one.
         """
-        where = layout.Layout(folder)
+        if chunk_bytes is not None:
+            upload.check_chunk(chunk_bytes)
+        where = layout.Layout(folder, make=False)
         return self._run(
             layout.upload_image(
                 self._session, self.name, where, reference, name=name, chunk_bytes=chunk_bytes, progress=progress

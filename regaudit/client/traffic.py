@@ -7,6 +7,7 @@ one are named without their value, URLs lose what may be a signature, and the bo
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ logger = logging.getLogger("regaudit.client")
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-docker-token"})
 # These point at places, with signatures in their queries.
 _URL_HEADERS = frozenset({"location", "link", "content-location"})
+_TARGET = re.compile(r"<([^<>]*)")
 _LONGEST_BODY = 4096
 
 
@@ -69,8 +71,9 @@ def log_fault(request: Request, error: RegistryError, attempt: int) -> None:
     if not logger.isEnabledFor(logging.DEBUG):
         return
     url = log_url(request.url)
-    fields = {"event": "fault", **_facts(request, url, attempt), "error": redact(error)}
-    logger.debug("%s %s failed: %s", request.method, url, error, extra=fields)
+    reason = redact(error)
+    fields = {"event": "fault", **_facts(request, url, attempt), "error": reason}
+    logger.debug("%s %s failed: %s", request.method, url, reason, extra=fields)
 
 
 def _facts(request: Request, url: str, attempt: int) -> dict[str, Any]:
@@ -78,17 +81,18 @@ def _facts(request: Request, url: str, attempt: int) -> dict[str, Any]:
 
 
 def _headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {clean(name, 80): _header(name.lower(), value) for name, value in pairs}
+    return {clean(name, 80): shown_header(name.lower(), value) for name, value in pairs}
 
 
-def _header(name: str, value: str) -> str:
+def shown_header(name: str, value: str) -> str:
+    """Return the value of a header, by its name in lower case, without what may be a login."""
     if name in _SECRET_HEADERS:
         return "***"
     if name not in _URL_HEADERS:
         return redact(value, 512)
-    start, bracket, rest = value.rpartition("<")
-    target, end, parameters = rest.partition(">")
-    return redact(f"{start}{bracket}{log_url(target)}{end}{parameters}", 1024)
+    if name == "link":  # several addresses, each in angle brackets
+        return redact(_TARGET.sub(lambda target: f"<{log_url(target[1])}", value), 1024)
+    return redact(log_url(value), 1024)
 
 
 def _size(body: object) -> int:

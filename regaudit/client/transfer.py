@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol, TypeAlias
 from regaudit.client.exchange import Headers
 from regaudit.errors import BadResponse, TooLarge, UsageError
 from regaudit.reference import Digest
-from regaudit.text import clean
+from regaudit.text import atomic_write, clean
 
 # Called with the bytes that have passed and the bytes in all (None where that is not known).
 TransferProgress: TypeAlias = Callable[[int, int | None], object]
@@ -97,7 +97,7 @@ class Download:
             data = data[passed:]
         if self.total is not None and self.position + len(data) > self.total:
             raise TooLarge(f"{self._digest.short}: more than the {self.total:,} bytes that the blob should have")
-        self._target.write(data)
+        _write_all(self._target, data)
         self._hasher.update(data)
         self.position += len(data)
         if self._progress is not None and data:
@@ -112,6 +112,16 @@ class Download:
     def matches(self) -> bool:
         """Whether what was taken hashes to the digest."""
         return bool(self._hasher.hexdigest() == self._digest.encoded)
+
+
+def _write_all(target: Writable, data: bytes) -> None:
+    """Write all of some bytes, where the target takes a part of them at a time too."""
+    while data:
+        taken = target.write(data)
+        if isinstance(target, io.RawIOBase) and not taken:
+            raise BlockingIOError(errno.EAGAIN, "what a blob is written to takes nothing more: let it block")
+        # What tells nothing, or nonsense, has taken all.
+        data = data[taken:] if isinstance(taken, int) and 0 < taken < len(data) else b""
 
 
 def _content_range(text: str) -> tuple[int, int | None]:
@@ -227,9 +237,6 @@ def is_stream(data: object) -> bool:
     return not (seekable is not None and seekable())
 
 
-__all__ = ["Content", "Download", "TransferProgress", "Writable", "is_stream"]
-
-
 @contextmanager
 def opened(target: str | Path | Writable) -> Iterator[Writable]:
     """Give a file to write to; at a path, it takes its name only where nothing went wrong.
@@ -247,10 +254,9 @@ def opened(target: str | Path | Writable) -> Iterator[Writable]:
         raise UsageError(f"{clean(path, 200)} is a folder: name a file")
     if not path.parent.is_dir():
         raise UsageError(f"{clean(path.parent, 200)} is not a folder: make it first, or name another")
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # A name of its own for each attempt: nobody can lay a link there, and two that write to one path do not mix.
+    with atomic_write(path, "wb") as file:
+        yield file
+
+
+__all__ = ["Content", "Download", "TransferProgress", "Writable", "is_stream", "opened"]

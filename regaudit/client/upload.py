@@ -8,7 +8,9 @@ blob from its beginning.
 
 from __future__ import annotations
 
+import errno
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 from urllib.parse import urlencode, urlsplit
@@ -17,19 +19,20 @@ from regaudit.client.auth import ask, refusal, repository_scope
 from regaudit.client.exchange import Conversation, Request, Response, Session, Wait, origin, resolve
 from regaudit.client.transfer import Content, TransferProgress
 from regaudit.errors import (
-    AccessDenied,
     BadResponse,
     DigestMismatch,
     RedirectRefused,
     Refused,
     RegistryError,
     Unreachable,
+    UsageError,
 )
 from regaudit.reference import Digest, check_repository
 from regaudit.text import clean, safe_url
 
 # A chunk is held in memory where its source can be read only once, and is what a fault costs.
 CHUNK = 8 << 20
+_LARGEST_HELD = 256 << 20
 
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
@@ -53,6 +56,12 @@ class Upload:
     location: str = field(repr=False)
     received: int = 0
     least_chunk: int = 0
+
+
+def check_chunk(size: int) -> None:
+    """Refuse a size of which no number of chunks makes a blob."""
+    if size < 1:
+        raise UsageError(f"chunk_bytes={size} is no size of a chunk: give at least 1, or leave it out")
 
 
 def start_upload(session: Session, repository: str, algorithm: str = "sha256") -> Conversation[Upload]:
@@ -81,6 +90,8 @@ def send_chunk(session: Session, upload: Upload, chunk: Content) -> Conversation
     UnexpectedStatus
         With status 416 where the registry has another number of bytes than `upload` says.
     """
+    if not chunk.size:
+        return upload  # there is no Content-Range of no bytes
     last = upload.received + chunk.size - 1
     headers = {"Content-Range": f"{upload.received}-{last}"}
     response = yield from _ask(session, upload, "PATCH", chunk, headers)
@@ -190,9 +201,10 @@ def upload_blob(
     if mount_from is not None and (yield from sending.is_mounted(mount_from)):
         return
     if single_post and sending.upload is None:
-        sending.upload = yield from post_blob(session, repository, digest, content)
-        if sending.upload is None:
-            return
+        with suppress(Unreachable):  # below it goes up in a session, which can be gone on with
+            sending.upload = yield from post_blob(session, repository, digest, content)
+            if sending.upload is None:
+                return
     yield from sending.run()
 
 
@@ -208,12 +220,18 @@ def upload_stream(
     """Upload what can be read only once, a chunk at a time, and return the digest that it turned out to have."""
     hasher = Digest.of(b"", algorithm).hasher()
     upload = yield from start_upload(session, repository, algorithm)
+    if upload.least_chunk > _LARGEST_HELD:
+        raise BadResponse(
+            f"uploading to {session.host}/{repository}: the registry wants chunks of {upload.least_chunk:,} bytes, too "
+            "many to hold of a stream: upload it from a file",
+            url=safe_url(upload.location),
+        )
     while piece := _fill(stream, max(chunk_bytes, upload.least_chunk)):
         upload = yield from _send_for_sure(session, upload, piece)
         hasher.update(piece)
         if progress is not None:
             progress(upload.received, None)
-    return (yield from complete_upload(session, upload, Digest(f"{algorithm}:{hasher.hexdigest()}")))
+    return (yield from _complete_for_sure(session, upload, Digest(f"{algorithm}:{hasher.hexdigest()}")))
 
 
 # -- going on --------------------------------------------------------------------------------
@@ -261,8 +279,8 @@ class _Sending:
     def is_mounted(self, source: str) -> Conversation[bool]:
         try:
             self.upload = yield from mount_blob(self.session, self.repository, self.digest, source)
-        except AccessDenied:
-            return False  # who may not read there may still push here
+        except Refused:
+            return False  # who may not read there, or not mount at all, may still push here
         return self.upload is None
 
     def _send(self) -> Conversation[None]:
@@ -314,6 +332,21 @@ def _send_for_sure(session: Session, upload: Upload, piece: bytes) -> Conversati
     return upload
 
 
+def _complete_for_sure(session: Session, upload: Upload, digest: Digest) -> Conversation[Digest]:
+    """End the upload of what nobody can read again, as often as it takes."""
+    sent, faults = _Sending(session, upload.repository, digest, Content(b""), None, upload), 0
+    while True:
+        try:
+            return (yield from complete_upload(session, upload, digest))
+        except RegistryError as error:
+            faults += 1
+            if faults >= session.retry.tries or not _may_go_on(error, upload):
+                raise
+        yield Wait(session.retry.pause(faults - 1))
+        if (yield from sent.is_there()):
+            return digest  # only the answer was lost
+
+
 def _may_go_on(error: RegistryError, upload: Upload | None) -> bool:
     """Return whether an upload can be gone on with: no answer, or one that says the chunk did not fit."""
     if isinstance(error, Unreachable):
@@ -324,7 +357,9 @@ def _may_go_on(error: RegistryError, upload: Upload | None) -> bool:
 def _fill(stream: IO[bytes], size: int) -> bytes:
     """Read as many bytes as there are, up to a size: a pipe gives them as they come."""
     pieces, left = [], size
-    while left and (piece := stream.read(left)):
+    while left and (piece := stream.read(left)) != b"":
+        if piece is None:
+            raise BlockingIOError(errno.EAGAIN, "the stream has nothing yet, which is not its end: let it block")
         pieces.append(piece)
         left -= len(piece)
     return b"".join(pieces)
@@ -398,4 +433,5 @@ def _target(response: Response) -> str:
             f"{safe_url(response.url)} wants the upload at {safe_url(location)}: refused", status=response.status
         )
     own = urlsplit(response.url)
-    return urlsplit(target)._replace(scheme=own.scheme, netloc=own.netloc).geturl()
+    # What would be put behind a fragment, as the digest is, would never be sent.
+    return urlsplit(target)._replace(scheme=own.scheme, netloc=own.netloc, fragment="").geturl()

@@ -27,6 +27,7 @@ from regaudit.client.exchange import (
     origin,
     resolve,
 )
+from regaudit.client.traffic import shown_header
 from regaudit.client.transfer import Download
 from regaudit.errors import (
     AccessDenied,
@@ -126,7 +127,7 @@ class Hop:
 
     def to_dict(self) -> dict[str, Any]:
         """Return status, headers and URL, without what may be the signature of a storage service."""
-        headers = {name: log_url(v) if name == "location" else clean(v) for name, v in self.headers.items()}
+        headers = {name: shown_header(name, value) for name, value in self.headers.items()}
         return {"status": self.status, "url": log_url(self.url), "headers": headers}
 
 
@@ -307,7 +308,8 @@ def download_blob(session: Session, repository: str, digest: Digest, sink: Downl
         What arrived does not hash to the digest; the sink holds it all the same.
     """
     where = _what(session, repository, digest)
-    while True:
+    url = safe_url(session.url(f"/v2/{repository}/blobs/{digest}"))
+    while not (sink.position and sink.position == sink.total):  # an earlier attempt may have got all of it
         before = sink.position
         response = yield from _ask_blob(session, "GET", repository, digest, into=sink)
         moved = sink.position > before
@@ -321,7 +323,7 @@ def download_blob(session: Session, repository: str, digest: Digest, sink: Downl
         if not moved:
             raise TruncatedResponse(f"{where}: the registry does not send the rest of it", url=safe_url(response.url))
     if not sink.matches:
-        raise DigestMismatch(f"{where}: the bytes do not hash to the digest", url=safe_url(response.url))
+        raise DigestMismatch(f"{where}: the bytes do not hash to the digest", url=url)
     return sink.position
 
 

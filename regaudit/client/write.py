@@ -25,7 +25,7 @@ from regaudit.client.exchange import (
 )
 from regaudit.client.v2 import fallback_index, get_manifest, listed_referrers, manifest_url
 from regaudit.errors import BadResponse, DigestMismatch, NotFound
-from regaudit.manifest import OCI_INDEX, AnyManifest, Descriptor, Index, Manifest, parse_manifest
+from regaudit.manifest import OCI_INDEX, AnyManifest, Descriptor, Index, Manifest, digest_of_document, parse_manifest
 from regaudit.reference import Digest, attached_tag, check_repository, check_tag
 from regaudit.text import clean, safe_url
 
@@ -60,7 +60,8 @@ def restore_manifest(
 
 
 def _store(session: Session, repository: str, reference: str, raw: bytes, media_type: str) -> Conversation[Response]:
-    if ":" in reference and not Digest(reference).matches(raw):
+    own = digest_of_document(raw)  # of a signed schema 1 manifest, that of what is signed
+    if ":" in reference and reference != own and not Digest(reference).matches(raw):
         raise DigestMismatch(f"the manifest does not hash to {clean(reference, 100)}: nothing was sent")
     url = manifest_url(session, repository, reference)
     headers = {"Content-Type": media_type}
@@ -70,13 +71,13 @@ def _store(session: Session, repository: str, reference: str, raw: bytes, media_
     if response.status not in {200, 201}:
         raise refusal(session, response, what)
     announced = response.headers.get("docker-content-digest", "").strip()
-    if announced and announced != _expected(reference, raw):
+    if announced and announced not in {own, _expected(reference, raw)}:
         raise DigestMismatch(f"{what}: the registry stored it as {clean(announced, 100)}", url=safe_url(url))
     return response
 
 
 def _expected(reference: str, raw: bytes) -> Digest:
-    return Digest(reference) if ":" in reference else Digest.of(raw)
+    return Digest(reference) if ":" in reference else digest_of_document(raw)
 
 
 def delete_manifest(session: Session, repository: str, digest: Digest) -> Conversation[Response]:
