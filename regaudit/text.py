@@ -31,9 +31,9 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "\uff1d", "\uff0b
 _SECRETS = (
     # A challenge has the same beginning, and is no secret: Basic realm="…".
     re.compile(r"(?i)\b(bearer|basic)\s+(?!realm=\")[A-Za-z0-9._~+/=-]{6,}"),
-    # The name may end a longer one (client_secret, REGAUDIT_PASSWORD); a quoted value goes to its closing quote.
+    # The name may be a part of a longer one (client_secret, AWS_SECRET_ACCESS_KEY); a quoted value goes to its closing quote.
     re.compile(
-        r"""(?is)((?:token|password|passwd|secret|credential|signature|\bsig)["']?\s*[:=]\s*)"""
+        r"""(?is)((?:(?:token|password|passwd|secret|credential|signature|(?:access|api|private)_?key)\w{0,24}|\bsig)["']?\s*[:=]\s*)"""
         r"""(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s"'&,;}]+)"""
     ),
     re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,20}://)[^/\s@]+@"),

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import need
 from hostile import Cut, reply
+from test_schema1 import BLOB, PAYLOAD, signature, signed
 
 from regaudit.client.layout import Layout
 from regaudit.client.registry import Registry
@@ -396,6 +397,16 @@ def test_a_blob_that_cannot_be_verified_leaves_nothing_behind(app, tmp_path):
     with pytest.raises(InvalidReference), layout.receiving(Descriptor(GZIP, Digest("blake3:abc"), 3)):
         pass
     assert not list((tmp_path / "layout").rglob("*.part"))
+
+
+def test_a_signed_image_of_schema_1_is_copied_under_its_own_digest(app, tmp_path):
+    payload = PAYLOAD.replace(BLOB.encode(), Digest.of(LAYER).encode())
+    raw, digest = signed(signature(payload=payload), payload=payload), Digest.of(payload)
+    app.put_manifest("old", raw)
+    assert app.download_image("old", tmp_path / "layout").digest == digest
+    copy = app.registry.repository("team/copy")
+    assert copy.upload_image(tmp_path / "layout") == digest
+    assert copy.manifest("old").raw == copy.manifest(digest).raw == raw
 
 
 @pytest.mark.real

@@ -131,6 +131,8 @@ def test_clean_shows_that_something_was_cut():
         f"password={CANARY}&service=x",
         f"grant_type=password&client_secret={CANARY}",
         f"REGAUDIT_PASSWORD={CANARY}",
+        f'"Env": ["AWS_SECRET_ACCESS_KEY={CANARY}", "PATH=/bin"]',
+        f'{{"api_key": "{CANARY}"}}',
         f"GITHUB_TOKEN: {CANARY}",
         f"identitytoken={CANARY} registrytoken={CANARY}",
         f"https://user:{CANARY}@reg.io/v2/",
