@@ -7,7 +7,6 @@ download goes on with it; what bears its digest as name is whole and verified.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -98,8 +97,7 @@ class Layout:
         if name is not None:
             entry["annotations"] = {**entry.get("annotations", {}), _NAME: name}
         with self._marker.open("rb") as marker:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(marker, fcntl.LOCK_EX)  # of two that list an image, neither loses the other's
+            _lock(marker, wait=True)  # of two that list an image, neither loses the other's
             index = self._index()
             others = [e for e in index["manifests"] if (_name_of(e), e.get("digest")) != (name, str(image.digest))]
             index["manifests"] = [*(e for e in others if name is None or _name_of(e) != name), entry]
@@ -387,12 +385,24 @@ def _open_partial(path: Path) -> tuple[Path, IO[bytes]]:
         partial.unlink()
     file = partial.open("a+b")
     with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+        if _lock(file, wait=False) and os.path.samestat(os.fstat(file.fileno()), partial.stat()):
             return partial, file
     file.close()
     own = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     return own, own.open("x+b")
+
+
+def _lock(file: IO[bytes], *, wait: bool) -> bool:
+    """Lock a file for this process, and return whether it is; some file systems and systems have no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _name_of(entry: dict[str, Any]) -> str | None:

@@ -196,7 +196,7 @@ def upload_blob(
         The registry does not accept it (DIGEST_INVALID, SIZE_INVALID).
     """
     sending = _Sending(session, repository, digest, content, chunk_bytes)
-    if (yield from sending.is_there()):
+    if (yield from _is_there(session, repository, digest)):
         return
     if mount_from is not None and (yield from sending.is_mounted(mount_from)):
         return
@@ -261,20 +261,13 @@ class _Sending:
                 return
             faults += 1
             yield Wait(self.session.retry.pause(faults - 1))
-            if (yield from self.is_there()):
+            if (yield from _is_there(self.session, self.repository, self.digest)):
                 return  # only the answer was lost
             yield from self._find_place(broken)
             if self.upload is not None and self.upload.received > furthest:
                 faults, furthest = 0, self.upload.received
             elif faults >= self.session.retry.tries:
                 raise broken
-
-    def is_there(self) -> Conversation[bool]:
-        url = self.session.url(f"/v2/{check_repository(self.repository)}/blobs/{self.digest}")
-        # With the right to push, so that one token does for all of the upload.
-        scopes = (repository_scope(self.repository, "pull,push"),)
-        known = yield from ask(self.session, Request("HEAD", url, "blob", deadline=self.session.deadline), scopes)
-        return bool(known.status == 200)
 
     def is_mounted(self, source: str) -> Conversation[bool]:
         try:
@@ -334,7 +327,7 @@ def _send_for_sure(session: Session, upload: Upload, piece: bytes) -> Conversati
 
 def _complete_for_sure(session: Session, upload: Upload, digest: Digest) -> Conversation[Digest]:
     """End the upload of what nobody can read again, as often as it takes."""
-    sent, faults = _Sending(session, upload.repository, digest, Content(b""), None, upload), 0
+    faults = 0
     while True:
         try:
             return (yield from complete_upload(session, upload, digest))
@@ -343,8 +336,16 @@ def _complete_for_sure(session: Session, upload: Upload, digest: Digest) -> Conv
             if faults >= session.retry.tries or not _may_go_on(error, upload):
                 raise
         yield Wait(session.retry.pause(faults - 1))
-        if (yield from sent.is_there()):
+        if (yield from _is_there(session, upload.repository, digest)):
             return digest  # only the answer was lost
+
+
+def _is_there(session: Session, repository: str, digest: Digest) -> Conversation[bool]:
+    url = session.url(f"/v2/{check_repository(repository)}/blobs/{digest}")
+    # With the right to push, so that one token does for all of the upload.
+    scopes = (repository_scope(repository, "pull,push"),)
+    known = yield from ask(session, Request("HEAD", url, "blob", deadline=session.deadline), scopes)
+    return bool(known.status == 200)
 
 
 def _may_go_on(error: RegistryError, upload: Upload | None) -> bool:
