@@ -505,9 +505,11 @@ def sandbox(port: int, empty: bool, v1: bool) -> None:
     from regaudit.sandbox.server import Sandbox
 
     with Sandbox(sample=not empty, port=port, v1=v1) as served:
-        click.echo(f"{served.host}  (in memory; Ctrl-C ends it)")
         try:
-            threading.Event().wait()
+            click.echo(f"{served.host}  (in memory; Ctrl-C ends it)")
+            # A wait without end sleeps on where the signal comes just as it begins.
+            while not threading.Event().wait(1.0):
+                pass
         except KeyboardInterrupt:
             click.echo("ended", err=True)
 

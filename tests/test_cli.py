@@ -284,5 +284,8 @@ def test_the_sandbox_speaks_v1_too_where_asked_and_ends_on_an_interrupt():
         with Registry(host) as registry:
             assert (registry.version, registry.v1.ping().status) == ("v2", 200)
         serving.send_signal(signal.SIGINT)
-        assert serving.wait(20) == 0
-        assert serving.stderr.read() == "ended\n"
+        try:
+            assert serving.wait(20) == 0
+            assert serving.stderr.read() == "ended\n"
+        finally:
+            serving.kill()  # or leaving the block would wait for it

@@ -328,3 +328,9 @@ def test_the_token_server_and_a_tunnel_get_the_same_user_agent_or_none(secure, a
 def test_a_user_agent_with_a_line_break_is_refused(plain, agent):
     with pytest.raises(UsageError, match="user_agent="):
         Registry(plain.host, user_agent=agent)
+
+
+def test_a_number_in_an_address_is_not_taken_for_a_proxys_answer(secure, authority):
+    """Nobody listens at port 407."""
+    registry = Registry(secure.url, proxy="http://127.0.0.1:407", ca=authority.certificate, tries=1)
+    assert "cannot be reached through the proxy" in fails(registry)

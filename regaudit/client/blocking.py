@@ -773,7 +773,8 @@ _TLS_ADVICE = (
 
 
 def _proxy_fault(error: Exception, request: Request) -> RegistryError:
-    if "407" in str(_cause(error, urllib3.exceptions.ProxyError)):
+    # http.client's own words; the number alone may also be in a port or in an object's address
+    if "Tunnel connection failed: 407" in str(_cause(error, urllib3.exceptions.ProxyError)):
         return _proxy_asks(request)
     url = safe_url(request.url)
     return Unreachable(f"{url} cannot be reached through the proxy ({_short(error)}): check proxy=", url=url)
