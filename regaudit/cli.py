@@ -507,9 +507,7 @@ def sandbox(port: int, empty: bool, v1: bool) -> None:
     with Sandbox(sample=not empty, port=port, v1=v1) as served:
         try:
             click.echo(f"{served.host}  (in memory; Ctrl-C ends it)")
-            # A wait without end sleeps on where the signal comes just as it begins.
-            while not threading.Event().wait(1.0):
-                pass
+            threading.Event().wait()
         except KeyboardInterrupt:
             click.echo("ended", err=True)
 
