@@ -185,7 +185,7 @@ def test_a_blob_that_was_damaged_in_the_folder_is_not_uploaded(app, tmp_path):
     path = Layout(tmp_path / "layout").path(Digest.of(AMD))
     path.write_bytes(path.read_bytes().replace(b"tar", b"rat"))
     copy = app.registry.repository("team/copy")
-    with pytest.raises(Exception, match="does not hash to its name"):
+    with pytest.raises(BadManifest, match="does not hash to its name"):
         copy.upload_image(tmp_path / "layout")
 
 

@@ -16,6 +16,7 @@ from regaudit.errors import (
     BadResponse,
     DigestMismatch,
     NotFound,
+    RedirectRefused,
     TooLarge,
     TruncatedResponse,
     UnexpectedStatus,
@@ -206,7 +207,7 @@ def test_every_response_on_the_way_to_a_blob_is_told_without_what_signs_it(hosti
 
 def test_a_redirect_is_an_error_where_it_was_not_to_be_followed(hostile, app):
     hostile.on("GET /v2/team/app/manifests/v1", redirect("/elsewhere"))
-    with pytest.raises(Exception, match="redirects were not to be followed"):
+    with pytest.raises(RedirectRefused, match="redirects were not to be followed"):
         app.manifest("v1", follow_redirects=False)
     assert len(hostile.requests) == 1
 
