@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 ROUNDS_OF_IMPORT = 5
@@ -28,7 +30,7 @@ DAY = 86400
 
 
 def candidates(snapshot):
-    """A fifth of all tags, the oldest: spread over all repositories."""
+    """Return a fifth of all tags, the oldest: spread over all repositories."""
     import regaudit as ra
 
     aged = ra.stale_tags(snapshot, older_than="1D")["age_days"].sort_values(ascending=False)
@@ -36,14 +38,13 @@ def candidates(snapshot):
     return ra.stale_tags(snapshot, older_than=f"{int(aged.iloc[min(wanted, len(aged) - 1)] * DAY)}s")
 
 
-def prepared(step: str, folder: str):
+def prepared(step: str, folder: str, out: Path):
     """Return the function that does the step; what it needs is made here, and not timed."""
     import regaudit as ra
 
     if step == "load":
         return lambda: ra.Snapshot.load(folder)
     snapshot = ra.Snapshot.load(folder)
-    out = Path(tempfile.mkdtemp(dir=Path(folder).parent))
     alone = {
         "stale_tags": lambda: ra.stale_tags(snapshot, older_than="180D", keep_latest=5),
         "duplicate_tags": lambda: ra.duplicate_tags(snapshot),
@@ -81,11 +82,12 @@ STEPS = (
 
 
 def run_step(step: str, folder: str) -> None:
-    do = prepared(step, folder)
-    before = peak_mib()
-    clock, processor = time.perf_counter(), time.process_time()
-    result = do()
-    spent = {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - processor}
+    with tempfile.TemporaryDirectory(dir=Path(folder).parent) as out:
+        do = prepared(step, folder, Path(out))
+        before = peak_mib()
+        clock, processor = time.perf_counter(), time.process_time()
+        result = do()
+        spent = {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - processor}
     print(json.dumps(spent | {"peak_mib": peak_mib(), "before_mib": before, "result": described(result)}))
 
 
@@ -152,11 +154,7 @@ def imports(rounds: int) -> dict[str, list[float]]:
 
 
 def machine() -> dict[str, object]:
-    import numpy
-    import pandas
-    import pyarrow
-
-    versions = {module.__name__: module.__version__ for module in (numpy, pandas, pyarrow)}
+    versions = {name: version(name) for name in ("numpy", "pandas", "pyarrow")}
     return {
         "processors": os.cpu_count(),
         "machine": platform.machine(),
@@ -182,7 +180,7 @@ def print_growth(grown: dict[int, dict[str, list[dict]]]) -> None:
     print(f"{'':<18}" + "".join(f"{size:>12,}" for size in sizes[1:]))
     for step in grown[sizes[0]]:
         cpu = {size: statistics.median(one["cpu"] for one in grown[size][step]) for size in sizes}
-        ratios = [cpu[larger] / cpu[size] * size / larger for size, larger in zip(sizes, sizes[1:], strict=False)]
+        ratios = [cpu[larger] / cpu[size] * size / larger for size, larger in pairwise(sizes)]
         print(f"{step:<18}" + "".join(f"{ratio:>12.2f}" for ratio in ratios))
 
 

@@ -61,7 +61,7 @@ def make(tags: int, seed: int = 4) -> Snapshot:
     }
     tables["tags"], tables["problems"] = _tag_table(random, there, code_of, names, tags, digests, tables["manifests"])
     for table, columns in tables.items():
-        tables[table] = _frame(table, columns, dtype, names)
+        tables[table] = _frame(table, columns, dtype)
     count = len(there.kind)
     return Snapshot(
         registry=REGISTRY,
@@ -348,7 +348,7 @@ def _times(seconds: np.ndarray) -> pd.Series:
     return moments.astype("datetime64[us, UTC]")
 
 
-def _frame(table: str, columns: dict, dtype: pd.CategoricalDtype, names: list[str]) -> pd.DataFrame:
+def _frame(table: str, columns: dict, dtype: pd.CategoricalDtype) -> pd.DataFrame:
     """Return the table, checked: codes become categories, the rest what the column is to be."""
     words = {column.name: list(column.words) for column in TABLES[table] if column.type == "word"}
     digests = {column.name for column in TABLES[table] if column.type == "digest"}
