@@ -521,6 +521,8 @@ def _literal(text: str) -> str:
 
 # The tag under which a registry without the referrers interface keeps the referrers of a digest
 # (distribution spec, "Referrers Tag Schema"), and cosign's tags, which add .sig, .att or .sbom.
+# Nearly no tag begins so, which is seen in a tenth of the time that the grammar takes.
+ATTACHED_PREFIXES = ("sha256-", "sha512-")
 _ATTACHED_TAG = re.compile(r"((?:sha256|sha512)-[0-9a-f]{64})(?:\.([a-z]{1,16}))?")
 
 
@@ -545,6 +547,8 @@ def split_attached_tag(tag: str) -> tuple[str, str] | None:
     >>> split_attached_tag("sha256-" + "0" * 64 + ".sig")[1]
     'sig'
     """
+    if not tag.startswith(ATTACHED_PREFIXES):
+        return None
     match = _ATTACHED_TAG.fullmatch(tag)
     return None if match is None else (match[1], match[2] or "")
 
