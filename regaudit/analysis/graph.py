@@ -52,6 +52,10 @@ class RepositoryGraph:
     subjects: Edges
     attached: Mapping[str, str]
 
+    def is_tied(self, digest: str) -> bool:
+        """Return whether anything is tied to a digest at all."""
+        return any(digest in edges for edges in (self.children, self.parents, self.referrers, self.subjects))
+
     def neighbours(self, digest: str) -> tuple[str, ...]:
         """Return everything that one step ties to a digest."""
         return tuple(
@@ -101,6 +105,10 @@ class Graph:
                 name, *(table.of(name) for table in (self._tags, self._manifests, self._children))
             )
         return self._built[name]
+
+    def tags(self, name: str) -> dict[str, str | None]:
+        """Return every tag of a repository with its digest, without the rest of the graph."""
+        return dict(zip(*self._tags.of(name), strict=True))
 
     def manifest_rows(self, name: str) -> dict[str, int]:
         """Return in which row of the snapshot's table each manifest of a repository is."""
