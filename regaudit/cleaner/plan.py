@@ -89,7 +89,7 @@ class Plan:
     @cached_property
     def hash(self) -> str:
         """The sha256 of everything in the plan but the approval, in canonical JSON."""
-        return _hash(self._content())
+        return _hash(_texts(self._content()))
 
     @property
     def digests(self) -> int:
@@ -150,7 +150,7 @@ class Plan:
         if self.approval is None:
             raise PlanError("the plan is not approved: `regaudit approve PLAN --by NAME`, or plan.approve(by=NAME)")
         # Hashed anew: the plan's mappings could have been changed since `hash` was first asked for.
-        if self.approval.plan_hash != _hash(self._content()):
+        if self.approval.plan_hash != _hash(_texts(self._content())):
             raise PlanError("the approval is for another plan: approve this one after reading it")
 
     def frame(self) -> pd.DataFrame:
@@ -181,12 +181,13 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the plan, its hash and its approval as JSON and return the path."""
-        document = self._content() | {
-            "hash": self.hash,
-            "approval": None if self.approval is None else self.approval.to_dict(),
-        }
+        texts = _texts(self._content())
+        # what `hash` would say, of texts that are at hand
+        said = vars(self).setdefault("hash", _hash(texts))
+        texts |= _texts({"hash": said, "approval": None if self.approval is None else self.approval.to_dict()})
+        texts |= _texts({"seal": _hash(texts)})
         with atomic_write(Path(path)) as file:
-            file.write(_in_lines(document | {"seal": _hash(document)}))
+            file.writelines(_in_lines(texts))
         return Path(path)
 
     @classmethod
@@ -221,7 +222,7 @@ class Plan:
                 approval=Approval(**document["approval"]) if document["approval"] else None,
                 snapshot=snapshot,
             )
-            same = loaded.hash == document["hash"] and _hash(document) == seal
+            same = loaded.hash == document["hash"] and _hash(_texts(document)) == seal
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"{clean(path)} is damaged ({clean(error, 80)}): make the plan again") from None
         if not same:
@@ -233,15 +234,16 @@ class Plan:
         return loaded
 
     def _content(self) -> dict[str, Any]:
+        """Return everything but the approval as plain values, the rows as they are asked for: there may be many."""
         return {
             "format": FORMAT,
             "registry": self.registry,
             "taken_at": self.taken_at,
             "options": {name: list(v) if isinstance(v, tuple) else v for name, v in plain(self.options).items()},
             "state": {name: dict(tags) for name, tags in self.state.items()},
-            "candidates": [plain(candidate) for candidate in self.candidates],
-            "rows": [row.to_dict() for row in self.rows],
-            "refused": [row.to_dict() for row in self.refused],
+            "candidates": map(plain, self.candidates),
+            "rows": map(PlanRow.to_dict, self.rows),
+            "refused": map(PlanRow.to_dict, self.refused),
             "reclaimable_bytes": self.reclaimable_bytes,
             "lower_bound": self.lower_bound,
             "upper_bound": self.upper_bound,
@@ -401,20 +403,40 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _in_lines(document: dict[str, Any]) -> str:
-    """Return JSON with a line for each field and for each row: quick to write, and a diff shows what changed."""
-    fields = []
-    for name, value in sorted(document.items()):
-        text = json.dumps(value, sort_keys=True)
-        if isinstance(value, list) and value:
-            text = "[\n" + ",\n".join(json.dumps(item, sort_keys=True) for item in value) + "\n]"
-        fields.append(f"{json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(fields) + "\n}\n"
+def _texts(document: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """Return the canonical JSON of each field, of a list that of each item: what is hashed, and what is written."""
+    encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
+    return {
+        name: [encode(item) for item in value] if isinstance(value, list | Iterator) else encode(value)
+        for name, value in document.items()
+    }
 
 
-def _hash(content: dict[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+def _in_lines(texts: Mapping[str, str | list[str]]) -> Iterator[str]:
+    """Yield JSON with a line for each field and for each row: quick to write, and a diff shows what changed."""
+    yield from _joined(texts, ("{\n", ",\n", "\n}\n"), ("[\n", ",\n", "\n]"), ": ")
+
+
+def _hash(texts: Mapping[str, str | list[str]]) -> str:
+    digest = hashlib.sha256()
+    for text in _joined(texts, ("{", ",", "}"), ("[", ",", "]"), ":"):
+        digest.update(text.encode("ascii"))
+    return digest.hexdigest()
+
+
+_Brackets = tuple[str, str, str]
+
+
+def _joined(texts: Mapping[str, str | list[str]], fields: _Brackets, items: _Brackets, colon: str) -> Iterator[str]:
+    """Yield the pieces of a JSON object, its fields sorted."""
+    for place, name in enumerate(sorted(texts)):
+        yield f"{fields[1] if place else fields[0]}{json.dumps(name)}{colon}"
+        text = texts[name]
+        if isinstance(text, str):
+            yield text
+        else:
+            yield items[0] + items[1].join(text) + items[2] if text else "[]"
+    yield fields[2]
 
 
 def _row(fields: dict[str, Any]) -> PlanRow:
