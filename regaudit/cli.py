@@ -212,7 +212,7 @@ def _stale(snapshot: Snapshot, rule: dict[str, Any], protect: tuple[str, ...]) -
 
 
 def _result(frame: pd.DataFrame, out: str | None, name: str, columns: list[str]) -> None:
-    from regaudit.inventory.snapshot import write_csv
+    from regaudit.inventory.spreadsheet import write_csv
 
     if out is not None:
         path = write_csv(frame, owned_folder(out) / name)

@@ -24,7 +24,8 @@ import pandas as pd
 from regaudit.cleaner.decide import Decided, Selection, decide
 from regaudit.cleaner.rows import DELETE_MANIFEST, Candidate, PlanOptions, PlanRow, parse_candidates, plain
 from regaudit.errors import BadManifest, PlanError, UsageError
-from regaudit.inventory.snapshot import Snapshot, write_csv
+from regaudit.inventory.snapshot import Snapshot
+from regaudit.inventory.spreadsheet import write_csv
 from regaudit.manifest import load_json
 from regaudit.reference import Digest
 from regaudit.text import atomic_write, clean, escape, html_table, human_bytes, isoformat

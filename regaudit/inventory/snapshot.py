@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from regaudit.errors import SnapshotError
 from regaudit.inventory.parquet import check_digests, read_digests, read_table, write_digests, write_table
+from regaudit.inventory.spreadsheet import write_csv
 from regaudit.inventory.tables import TABLES, conform, digest_columns, digest_dtype
 from regaudit.text import (
     atomic_write,
     clean,
-    csv_guard,
     escape,
     html_table,
     human_age,
@@ -291,24 +291,6 @@ class Snapshot:
         more = len(self.problems) - len(rows)
         note = f"<p>and {more} more in <code>snapshot.problems</code></p>" if more else ""
         return html_table(list(shown.columns), rows) + note
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    """Write a table as CSV that is safe in a spreadsheet, whole or not at all."""
-    guarded = {}
-    for name, column in frame.items():
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            safe = {value: csv_guard(value) for value in column.cat.categories}
-            guarded[name] = column.astype("object").map(safe, na_action="ignore")
-        elif isinstance(column.dtype, pd.DatetimeTZDtype):
-            guarded[name] = column.map(lambda moment: moment.isoformat(), na_action="ignore").astype("object")
-        else:
-            guarded[name] = (
-                column.map(csv_guard, na_action="ignore") if column.dtype in ("string", "object") else column
-            )
-    with atomic_write(path) as file:
-        pd.DataFrame(guarded, index=frame.index).to_csv(file, index=False, lineterminator="\r\n")
-    return path
 
 
 def _time(text: str) -> datetime:
