@@ -383,19 +383,29 @@ def _configs(snapshot: Snapshot) -> Any:
 def _layer_lists(snapshot: Snapshot, manifests: Any) -> Any:
     """Return a number for each manifest with layers, equal where the ordered lists are, by the manifest's code.
 
-    The lists are laid out as one binary value for each manifest, which Arrow then compares whole:
-    exact, and without a Python loop.
+    Where they may be equal, the lists are laid out as one binary value for each manifest, which Arrow
+    then compares whole: exact, and without a Python loop.
     """
     digest = snapshot.blobs["digest"].cat
     wanted = np.zeros(len(digest.categories), dtype=bool)
     wanted[manifests] = True
     manifest, lengths, layers = _layers(snapshot.blobs, wanted)
-    layers = np.ascontiguousarray(layers, dtype="int32")
-    offsets = np.append(0, np.cumsum(lengths)).astype("int64") * layers.itemsize
-    lists = pa.Array.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(layers)])
+    numbers = np.arange(len(manifest)) + len(manifest)
+    # Lists of different sums differ; only the others are laid out, which are few.
+    sums = np.add.reduceat(layers, np.cumsum(lengths) - lengths, dtype="int64") if len(lengths) else lengths
+    alike = pd.Series(sums).duplicated(keep=False).to_numpy()
+    numbers[alike] = _equal_lists(lengths[alike], layers[np.repeat(alike, lengths)])
     codes = np.full(len(digest.categories), -1, dtype="int64")
-    codes[manifest] = lists.dictionary_encode().indices.to_numpy()
+    codes[manifest] = numbers
     return codes
+
+
+def _equal_lists(lengths: Any, values: Any) -> Any:
+    """Return a number for each list, of those that stand one after the other: equal where the lists are."""
+    values = np.ascontiguousarray(values, dtype="int32")
+    offsets = np.append(0, np.cumsum(lengths)).astype("int64") * values.itemsize
+    lists = pa.Array.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(values)])
+    return lists.dictionary_encode().indices.to_numpy()
 
 
 def _layers(blobs: pd.DataFrame, wanted: Any) -> tuple[Any, Any, Any]:
