@@ -126,7 +126,7 @@ class Holders:
         """
         count = len(self._keys)
         # A manifest's blobs stand together, so that it is looked for once, not once for each of them.
-        repository, manifest = blobs["repository"].cat.codes.to_numpy(), blobs["manifest_digest"].cat.codes.to_numpy()
+        repository, manifest = blobs["repository"].array.codes, blobs["manifest_digest"].array.codes
         starts = np.flatnonzero(
             np.append(True, (manifest[1:] != manifest[:-1]) | (repository[1:] != repository[:-1]))[: len(blobs)]
         )
@@ -134,7 +134,7 @@ class Holders:
         holder = self._place(self._key(first["repository"], first["manifest_digest"]))
         holder = np.repeat(holder.astype("int32"), np.diff(np.append(starts, len(blobs))))
         pairs = _Pairs(len(self._digests), len(blobs) + count)
-        pairs.add(holder, blobs["digest"].cat.codes.to_numpy())
+        pairs.add(holder, blobs["digest"].array.codes)
         pairs.add(np.arange(count), self._keys % self._width)
         holder, items = pairs.distinct()
         return items, np.cumsum(np.bincount(holder, minlength=count))
@@ -300,7 +300,7 @@ def shared_layers(snapshot: Snapshot, repositories: list[str]) -> Any:
     """
     names = pd.Index(repositories, dtype=object)
     layers = snapshot.blobs[snapshot.blobs["role"] == "layer"]
-    place, item = _codes(layers["repository"], names), layers["digest"].cat.codes.to_numpy("int64")
+    place, item = _codes(layers["repository"], names), layers["digest"].array.codes.astype("int64")
     items, column = np.unique(item[place >= 0], return_inverse=True)
     holds = np.zeros((len(names), len(items)))
     holds[place[place >= 0], column] = 1.0
@@ -314,9 +314,9 @@ def _codes(values: Any, names: pd.Index[Any]) -> Any:
     """Return the place of each value among the names, or -1."""
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
         if values.cat.categories is names:
-            return values.cat.codes.to_numpy()
+            return values.array.codes
         among = names.get_indexer(values.cat.categories.astype(object))
-        return np.append(among, -1).astype("int32")[values.cat.codes.to_numpy()]
+        return np.append(among, -1).astype("int32")[values.array.codes]
     wanted = np.array(list(values), dtype=object)
     if len(wanted) * _FEW < len(names) and names.is_monotonic_increasing and all(isinstance(v, str) for v in wanted):
         place = np.minimum(np.searchsorted(names.to_numpy(object), wanted), len(names) - 1)
@@ -365,7 +365,7 @@ def _held_blobs(snapshot: Snapshot, names: pd.Index[Any]) -> tuple[Any, Any]:
     """Return which repository holds which blob, once each, as codes."""
     blobs = snapshot.blobs
     pairs = _Pairs(len(blobs["digest"].cat.categories), len(blobs))
-    pairs.add(_codes(blobs["repository"], names), blobs["digest"].cat.codes.to_numpy())
+    pairs.add(_codes(blobs["repository"], names), blobs["digest"].array.codes)
     return pairs.distinct()
 
 
@@ -378,7 +378,7 @@ def _sizes(snapshot: Snapshot, *, with_manifests: bool = False) -> Any:
     sizes = np.full(len(snapshot.blobs["digest"].cat.categories), largest)
     seen = np.zeros(len(sizes), dtype=bool)
     for digest, size in declared:
-        code, known = digest.cat.codes.to_numpy(), size.notna().to_numpy()
+        code, known = digest.array.codes, size.notna().to_numpy()
         known = known & (code >= 0)
         value = size.to_numpy("int64", na_value=0)
         if not known.all():

@@ -145,7 +145,7 @@ def _column(column: pd.Series[Any]) -> Callable[[Any], list[Any]]:
     """Return a function that returns some rows of a column as a list."""
     if not isinstance(column.dtype, pd.CategoricalDtype):
         return lambda rows: column.array.take(rows).tolist()
-    codes, texts = column.cat.codes.to_numpy(), column.cat.categories.to_numpy(object)
+    codes, texts = column.array.codes, column.cat.categories.to_numpy(object)
 
     def named(rows: Any) -> list[Any]:
         found = codes[rows]

@@ -139,7 +139,7 @@ def duplicate_tags(
     tags = tags[may_be_listed(tags) & tags["digest"].notna()].reset_index(drop=True)
     scope = np.zeros(len(tags), dtype="int64") if across_repositories else _places(tags["repository"])
     digests = max(len(tags["digest"].cat.categories), 1)
-    node, distinct = pd.factorize(scope * digests + tags["digest"].cat.codes.to_numpy())
+    node, distinct = pd.factorize(scope * digests + tags["digest"].array.codes)
     preferred = _by_preference(tags, across_repositories=across_repositories)
     order = _inverse(preferred)
     # The first of each content in this order is the last one written where the order runs backwards.
@@ -363,7 +363,7 @@ def _ranks_of_versions(names: pa.Array) -> Any:
 
 def _contents(tags: pd.DataFrame, snapshot: Snapshot) -> dict[str, Any]:
     """Return codes for the config and the layers of each of these tags: equal where these are, -1 where there are none."""
-    digest = tags["digest"].cat.codes.to_numpy()
+    digest = tags["digest"].array.codes
     is_image = (tags["kind"] == "image").to_numpy()
     known = {"config": _configs(snapshot), "layers": _layer_lists(snapshot, digest[is_image])}
     return {name: np.where(is_image, codes[digest], -1) for name, codes in known.items()}
@@ -373,11 +373,21 @@ def _configs(snapshot: Snapshot) -> Any:
     """Return the code of each manifest's config, by the manifest's code; -1 where it has none of its own."""
     manifests = snapshot.manifests
     config, digest = manifests["config_digest"], manifests["digest"]
-    said = (config.notna() & digest.notna() & (config.astype("object") != _EMPTY_CONFIG)).to_numpy()
+    said = (config.notna() & digest.notna()).to_numpy() & (config.array.codes != _code_of(config, _EMPTY_CONFIG))
     codes = np.full(len(digest.cat.categories), -1, dtype="int64")
     # backwards, so that the first of several stays
-    codes[digest.cat.codes.to_numpy()[said][::-1]] = config.cat.codes.to_numpy()[said][::-1]
+    codes[digest.array.codes[said][::-1]] = config.array.codes[said][::-1]
     return codes
+
+
+def _code_of(column: pd.Series[Any], text: str) -> int:
+    """Return the code of a category, or -2 where there is none."""
+    names = column.cat.categories.to_numpy(object)
+    # Sorted as a rule, so that it stands where a search ends; else every one is looked at.
+    place = int(np.searchsorted(names, text))
+    if place < len(names) and names[place] == text:
+        return place
+    return next((code for code, name in enumerate(names) if name == text), -2)
 
 
 def _layer_lists(snapshot: Snapshot, manifests: Any) -> Any:
@@ -392,7 +402,7 @@ def _layer_lists(snapshot: Snapshot, manifests: Any) -> Any:
     manifest, lengths, layers = _layers(snapshot.blobs, wanted)
     numbers = np.arange(len(manifest)) + len(manifest)
     # Lists of different sums differ; only the others are laid out, which are few.
-    sums = np.add.reduceat(layers, np.cumsum(lengths) - lengths, dtype="int64") if len(lengths) else lengths
+    sums = np.diff(np.append(0, np.cumsum(layers, dtype="int64"))[np.append(0, np.cumsum(lengths))])
     alike = pd.Series(sums).duplicated(keep=False).to_numpy()
     numbers[alike] = _equal_lists(lengths[alike], layers[np.repeat(alike, lengths)])
     codes = np.full(len(digest.categories), -1, dtype="int64")
@@ -411,7 +421,7 @@ def _equal_lists(lengths: Any, values: Any) -> Any:
 def _layers(blobs: pd.DataFrame, wanted: Any) -> tuple[Any, Any, Any]:
     """Return the manifests that are wanted and have layers, how many each has, and the layers, in order."""
     repository, manifest, role, layer = (
-        blobs[name].cat.codes.to_numpy() for name in ("repository", "manifest_digest", "role", "digest")
+        blobs[name].array.codes for name in ("repository", "manifest_digest", "role", "digest")
     )
     is_layer = role == blobs["role"].cat.categories.get_loc("layer")
     first = _changes(manifest)
@@ -424,14 +434,17 @@ def _layers(blobs: pd.DataFrame, wanted: Any) -> tuple[Any, Any, Any]:
         return _shuffled_layers(blobs, np.flatnonzero(is_layer & (manifest >= 0) & wanted[manifest]))
     # A manifest of several repositories has the same layers in each: content decides, not place.
     kept = (held >= 0) & ~pd.Series(held).duplicated().to_numpy() & wanted[held]
+    # by what is no layer, which is one in thirty
+    others = np.searchsorted(begins, np.flatnonzero(~is_layer), side="right") - 1
+    lengths = np.diff(np.append(begins, len(blobs))) - np.bincount(others, minlength=len(begins))
     is_layer &= np.repeat(kept, np.diff(np.append(begins, len(blobs))))
-    lengths = np.add.reduceat(is_layer, begins, dtype="int64") if len(begins) else begins
-    return held[lengths > 0], lengths[lengths > 0], layer[is_layer]
+    kept &= lengths > 0
+    return held[kept], lengths[kept], layer[is_layer]
 
 
 def _shuffled_layers(blobs: pd.DataFrame, rows: Any) -> tuple[Any, Any, Any]:
     """Return what `_layers` does, of rows that do not stand in their order."""
-    manifest, layer = (blobs[name].cat.codes.to_numpy()[rows] for name in ("manifest_digest", "digest"))
+    manifest, layer = (blobs[name].array.codes[rows] for name in ("manifest_digest", "digest"))
     edges = pd.DataFrame({"manifest": manifest, "position": blobs["position"].iloc[rows].array, "layer": layer})
     edges = edges.drop_duplicates(["manifest", "position"]).sort_values(["manifest", "position"])
     manifests, lengths = np.unique(edges["manifest"].to_numpy(), return_counts=True)
@@ -490,7 +503,7 @@ def _duplicate_frame(tags: pd.DataFrame, found: Any, stays: Any, basis: Any) -> 
 
 
 def _places(names: pd.Series[Any]) -> Any:
-    return names.cat.codes.to_numpy("int64")
+    return names.array.codes.astype("int64")
 
 
 def _moments(times: pd.Series[Any]) -> Any:

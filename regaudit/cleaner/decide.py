@@ -438,5 +438,5 @@ class _Facts:
 
 def _words(column: pd.Series[Any]) -> Callable[[int], Any]:
     """Return a function that returns the value in a row of a category."""
-    codes, words = column.cat.codes.to_numpy(), [*column.cat.categories, float("nan")]
+    codes, words = column.array.codes, [*column.cat.categories, float("nan")]
     return lambda row: words[codes[row]]

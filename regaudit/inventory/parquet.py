@@ -123,7 +123,7 @@ def _encoder(column: Column, values: pd.Series[Any]) -> Any:
     kind = _TYPES[column.type]
     if column.type not in _CODED:
         return lambda start, stop: pa.array(values.iloc[start:stop], kind, from_pandas=True)
-    codes = values.cat.codes.to_numpy()
+    codes = values.array.codes
     if column.type == "digest":
         return lambda start, stop: _positions(codes[start:stop])
     names = pa.array(values.cat.categories, pa.string())

@@ -271,7 +271,7 @@ class Snapshot:
             names = tags["repository"].astype("string") + ":" + tags["tag"]
             pairs = zip(names, tags["content_bytes"], strict=True)
             return ", ".join(f"{name} {human_bytes(size)}" for name, size in pairs) or "no size is known"
-        repository, digest = (self.blobs[name].cat.codes.to_numpy("int64") for name in ("repository", "digest"))
+        repository, digest = (self.blobs[name].array.codes.astype("int64") for name in ("repository", "digest"))
         once = ~pd.Series((repository << 32) | (digest + 1)).duplicated().to_numpy()
         held = self.blobs[["repository", "size_bytes"]][once]
         sizes = held.groupby("repository", observed=True)["size_bytes"].sum().sort_values(ascending=False).head(3)
@@ -301,14 +301,14 @@ class Snapshot:
 def _distinct(column: pd.Series[Any]) -> int:
     """Return how many categories a column has a value of: marked, for to hash ten million values takes far longer."""
     seen = np.zeros(len(column.cat.categories) + 1, dtype=bool)
-    seen[column.cat.codes.to_numpy()] = True  # a missing one is -1, the last
+    seen[column.array.codes] = True  # a missing one is -1, the last
     return int(seen[:-1].sum())
 
 
 def _sum_of_first(digest: pd.Series[Any], size: pd.Series[Any]) -> int:
     """Return the sum of the first size that stands beside each digest, and beside none."""
     first = np.full(len(digest.cat.categories) + 1, -1, dtype="int64")
-    first[digest.cat.codes.to_numpy()[::-1]] = size.to_numpy("int64", na_value=-1)[::-1]
+    first[digest.array.codes[::-1]] = size.to_numpy("int64", na_value=-1)[::-1]
     known = first[first > 0]
     # In two halves, and Python's integers: sizes are claims, and 64 bits wrap round.
     return (int((known >> 32).sum()) << 32) + int((known & 0xFFFFFFFF).sum())

@@ -63,7 +63,7 @@ def _column(column: pd.Series[Any]) -> _Texts:
 
 def _of_category(column: pd.Series[Any]) -> _Texts:
     categories = pd.Series(column.cat.categories.to_numpy(), dtype=column.cat.categories.dtype, copy=False)
-    texts, codes = _quoted(_maker(categories)(categories)), column.cat.codes.to_numpy()
+    texts, codes = _quoted(_maker(categories)(categories)), column.array.codes
     return lambda start, stop: texts.take(
         pa.array(codes[start:stop].astype("int32"), mask=codes[start:stop] < 0)
     ).fill_null("")
