@@ -101,24 +101,29 @@ class Sink(Protocol):
 class Headers(Mapping[str, str]):
     """Header fields: case does not matter, and a field may come several times."""
 
+    __slots__ = ("_first", "pairs")
+
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self.pairs = tuple((name.lower(), value) for name, value in pairs)
+        self.pairs = tuple([(name.lower(), value) for name, value in pairs])
+        self._first = dict(reversed(self.pairs))
 
     def __getitem__(self, name: str) -> str:
-        for own, value in self.pairs:
-            if own == name.lower():
-                return value
-        raise KeyError(name)
+        return self._first[name.lower()]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the first value of a field, or `default`."""
+        return self._first.get(name.lower(), default)
 
     def all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""
-        return [value for own, value in self.pairs if own == name.lower()]
+        wanted = name.lower()
+        return [value for own, value in self.pairs if own == wanted]
 
     def __iter__(self) -> Any:
         return iter(dict.fromkeys(name for name, _ in self.pairs))
 
     def __len__(self) -> int:
-        return len({name for name, _ in self.pairs})
+        return len(self._first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,8 @@ class Request:
 
     def with_header(self, name: str, value: str | None) -> Request:
         """Return the request with a header set, or without it where `value` is None."""
+        if value is None and name not in self.headers and name.lower() not in map(str.lower, self.headers):
+            return self
         kept = {own: text for own, text in self.headers.items() if own.lower() != name.lower()}
         return replace(self, headers=kept if value is None else {**kept, name: value})
 
