@@ -31,6 +31,9 @@ from regaudit.text import (
 if TYPE_CHECKING:
     import os
 
+    from regaudit.inventory.difference import Difference
+    from regaudit.inventory.image import ImageDetails
+
 FORMAT = "regaudit-snapshot/1"
 _DIGEST_FILE = "digests.parquet"
 _DOCUMENT_FILE = "documents.parquet"
@@ -191,6 +194,55 @@ class Snapshot:
         """
         target = owned_folder(folder)
         return [write_csv(frame, target / f"{name}.csv") for name, frame in self.tables.items()]
+
+    # -- questions ----------------------------------------------------------------------------
+
+    def diff(self, later: Snapshot, *, across_registries: bool = False) -> Difference:
+        """Return what changed from this reading to a later one.
+
+        Parameters
+        ----------
+        later : Snapshot
+            A reading of the same registry.
+        across_registries : bool
+            Compare readings of two registries, for example of a mirror.
+
+        Returns
+        -------
+        Difference
+            With the tables ``tags``, ``manifests``, ``repositories`` and ``unread``. What one reading
+            did not see is ``unknown``, never ``new`` or ``gone``.
+
+        Raises
+        ------
+        UsageError
+            The other one is earlier, or of another registry.
+        """
+        from regaudit.inventory.difference import difference
+
+        return difference(self, later, across_registries=across_registries)
+
+    def image(self, name: str) -> ImageDetails:
+        """Return all that is known of one image: layers and who shares them, history, labels, platforms, referrers.
+
+        Parameters
+        ----------
+        name : str
+            ``"repository:tag"`` or ``"repository@sha256:…"``, with or without the registry in front.
+
+        Returns
+        -------
+        ImageDetails
+            Displays itself. What the documents would tell is missing where they were not kept; it says so.
+
+        Raises
+        ------
+        UsageError
+            The snapshot has no such tag or manifest; the message names what it has.
+        """
+        from regaudit.inventory.image import image_details
+
+        return image_details(self, name)
 
     def _header(self) -> dict[str, Any]:
         return {
