@@ -526,7 +526,9 @@ def _literal(text: str) -> str:
 
 # The tag under which a registry without the referrers interface keeps the referrers of a digest
 # (distribution spec, "Referrers Tag Schema"), and cosign's tags, which add .sig, .att or .sbom.
-_ATTACHED_TAG = re.compile(r"((?:sha256|sha512)-[0-9a-f]{64})(?:\.([a-z]{1,16}))?")
+# Public, in the syntax that Arrow's engine shares with Python's, for who asks about a million tags at once.
+ATTACHED_TAG = r"((?:sha256|sha512)-[0-9a-f]{64})(?:\.([a-z]{1,16}))?"
+_ATTACHED_TAG = re.compile(ATTACHED_TAG)
 
 
 def attached_tag(subject: Digest) -> str:
