@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any
 from regaudit._version import __version__
 
 if TYPE_CHECKING:
+    from regaudit.analysis.findings import broken_tags as broken_tags
+    from regaudit.analysis.findings import findings as findings
+    from regaudit.analysis.findings import moved_tags as moved_tags
+    from regaudit.analysis.findings import orphaned_signatures as orphaned_signatures
     from regaudit.analysis.footprint import footprint as footprint
     from regaudit.analysis.footprint import reclaimable_bytes as reclaimable_bytes
+    from regaudit.analysis.labels import missing_labels as missing_labels
+    from regaudit.analysis.largest import largest_images as largest_images
+    from regaudit.analysis.largest import largest_layers as largest_layers
     from regaudit.analysis.plots import plot_ages as plot_ages
     from regaudit.analysis.plots import plot_sharing as plot_sharing
     from regaudit.analysis.plots import plot_storage as plot_storage
     from regaudit.analysis.report import report as report
+    from regaudit.analysis.streams import naming_streams as naming_streams
     from regaudit.analysis.tags import duplicate_tags as duplicate_tags
     from regaudit.analysis.tags import stale_tags as stale_tags
     from regaudit.cleaner.cleaner import Cleaner as Cleaner
@@ -33,7 +41,10 @@ if TYPE_CHECKING:
     from regaudit.client.repository import BlobUpload as BlobUpload
     from regaudit.client.repository import Repository as Repository
     from regaudit.errors import RegauditError as RegauditError
+    from regaudit.inventory.blob_check import missing_blobs as missing_blobs
     from regaudit.inventory.collect import collect as collect
+    from regaudit.inventory.difference import Difference as Difference
+    from regaudit.inventory.image import ImageDetails as ImageDetails
     from regaudit.inventory.reading import Progress as Progress
     from regaudit.inventory.snapshot import Snapshot as Snapshot
     from regaudit.log import show_log as show_log
@@ -57,9 +68,13 @@ if TYPE_CHECKING:
     from regaudit.schema1 import verify_signatures as verify_signatures
 
 _HOMES = {
+    "regaudit.analysis.findings": ("broken_tags", "findings", "moved_tags", "orphaned_signatures"),
     "regaudit.analysis.footprint": ("footprint", "reclaimable_bytes"),
+    "regaudit.analysis.labels": ("missing_labels",),
+    "regaudit.analysis.largest": ("largest_images", "largest_layers"),
     "regaudit.analysis.plots": ("plot_ages", "plot_sharing", "plot_storage"),
     "regaudit.analysis.report": ("report",),
+    "regaudit.analysis.streams": ("naming_streams",),
     "regaudit.analysis.tags": ("duplicate_tags", "stale_tags"),
     "regaudit.cleaner.cleaner": ("Cleaner",),
     "regaudit.cleaner.journal": ("Journal",),
@@ -70,7 +85,10 @@ _HOMES = {
     "regaudit.client.registry": ("Registry",),
     "regaudit.client.repository": ("BlobUpload", "Repository"),
     "regaudit.errors": ("RegauditError",),
+    "regaudit.inventory.blob_check": ("missing_blobs",),
     "regaudit.inventory.collect": ("collect",),
+    "regaudit.inventory.difference": ("Difference",),
+    "regaudit.inventory.image": ("ImageDetails",),
     "regaudit.inventory.reading": ("Progress",),
     "regaudit.inventory.snapshot": ("Snapshot",),
     "regaudit.log": ("show_log",),

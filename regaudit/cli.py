@@ -34,6 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SHOWN_ROWS = 40
 _SHOWN_OUTCOMES = 20
+_SHOWN_FINDINGS = 10
 
 
 @click.group("regaudit", cls=Group, context_settings=SETTINGS)
@@ -195,6 +196,50 @@ def report(snapshot_folder: str, out: str) -> None:
     from regaudit.analysis.report import report as write_report
 
     click.echo(f"written: {write_report(_load(snapshot_folder), out)}")
+
+
+@main.command()
+@click.argument("before_folder", metavar="BEFORE")
+@click.argument("after_folder", metavar="AFTER")
+@click.option(
+    "--out", metavar="DIR", help="Write changed_tags.csv, changed_manifests.csv, growth.csv, unread.csv there."
+)
+@click.option("--across-registries", is_flag=True, help="Compare snapshots of two registries, for example of a mirror.")
+@_strict
+def diff(before_folder: str, after_folder: str, out: str | None, across_registries: bool, strict: bool) -> None:
+    """Compare two snapshots: tags and manifests that are new, gone or moved, and how repositories grew.
+
+    What one of them did not read is unknown, and neither new nor gone.
+    """
+    change = _load(before_folder).diff(_load(after_folder), across_registries=across_registries)
+    click.echo(change)
+    if out is None:
+        _show(change.tags, ["repository", "tag", "change", "digest_before", "digest_after"])
+    else:
+        click.echo("written: " + ", ".join(str(path) for path in change.to_csv(out)))
+    _finish(bad=not change.complete, strict=strict, why="not everything was read")
+
+
+@main.command()
+@_snapshot
+@click.option("--out", metavar="DIR", help="Write a CSV for each finding there.")
+@click.option("--label", "labels", multiple=True, metavar="KEY", help="A label that images must have; may be repeated.")
+def findings(snapshot_folder: str, out: str | None, labels: tuple[str, ...]) -> None:
+    """List what is broken, orphaned, largest or unlabelled, and what tags are called."""
+    from regaudit.analysis.findings import findings as find
+    from regaudit.analysis.labels import REQUIRED_LABELS
+    from regaudit.inventory.snapshot import write_csv
+
+    found = find(_load(snapshot_folder), labels=labels or REQUIRED_LABELS)
+    folder = None if out is None else owned_folder(out)
+    for name, frame in found.items():
+        written = "" if folder is None else f"  {write_csv(frame, folder / f'{name}.csv')}"
+        click.echo(f"{name.replace('_', ' '):<20} {len(frame):>9,}{written}")
+    if folder is None:
+        for name, frame in found.items():
+            _heading(name.replace("_", " "))
+            shown = ["repository", "tag", "stream", "tag_count", "digest", "size_bytes", "content_bytes", "reason"]
+            _show(frame, [column for column in shown if column in frame.columns], limit=_SHOWN_FINDINGS)
 
 
 def _load(folder: str) -> Snapshot:

@@ -331,7 +331,7 @@ def _tag_changes(pair: _Pair, repository: Any, states: list[Any], same: Any) -> 
     new, gone, moved, unknown = range(4)
     told = [(side.asked & ~side.unlisted)[repository] for side in pair.sides]
     both_known = (before == _KNOWN) & (after == _KNOWN)
-    conditions = [
+    conditions: list[tuple[Any, Any]] = [
         (before == _ABSENT, np.where(told[0], new, unknown)),
         (after == _ABSENT, np.where(told[1], gone, unknown)),
         ((before == _UNREAD) | (after == _UNREAD) | (both_known & (same < 0)), unknown),
@@ -412,9 +412,7 @@ def _repository_changes(pair: _Pair) -> pd.Categorical:
     before, after = pair.sides
     new, gone, unknown = (CHANGES.index(word) for word in ("new", "gone", "unknown"))
     conditions = [before.named & after.named, ~before.named & ~before.asked, ~after.named & ~after.asked, ~before.named]
-    return pd.Categorical.from_codes(
-        np.select(conditions, [-1, unknown, unknown, new], gone), categories=list(CHANGES)
-    )
+    return pd.Categorical.from_codes(np.select(conditions, [-1, unknown, unknown, new], gone), categories=list(CHANGES))
 
 
 def _figures(side: _Side) -> pd.DataFrame:

@@ -123,6 +123,11 @@ class Manifests:
         """Return the place of each repository and digest, or -1 where no such manifest was read."""
         return place_among(self.key(repository, digest), self.keys)
 
+    def children(self, snapshot: Snapshot) -> tuple[Any, Any]:
+        """Return the places of the index and of the child in each row of the children table; -1 is one not read."""
+        rows = snapshot.children
+        return self.place(rows["repository"], rows["index_digest"]), self.place(rows["repository"], rows["digest"])
+
 
 def footprints(snapshot: Snapshot, names: pd.Index[Any]) -> pd.DataFrame:
     """Return what each of these repositories holds, a row for each in their order.
