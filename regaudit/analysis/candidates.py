@@ -22,8 +22,8 @@ DEEPEST = 8
 
 def candidates(rows: pd.DataFrame, reasons: Any) -> pd.DataFrame:
     """Return rows of tags or manifests as candidates, each with its reason."""
-    frame = rows.reset_index(drop=True)[list(COLUMNS[:-1])]
-    return frame.assign(reason=pd.Series(np.asarray(reasons, dtype=object), dtype="string"))
+    frame = rows[list(COLUMNS[:-1])].reset_index(drop=True)
+    return frame.assign(reason=pd.Series(reasons).reset_index(drop=True).astype("string"))
 
 
 def check_limit(limit: Any) -> int:

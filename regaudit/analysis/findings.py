@@ -174,7 +174,7 @@ def orphaned_signatures(snapshot: Snapshot) -> pd.DataFrame:
     manifests = Manifests(snapshot)
     by_tag = _orphans_by_tag(snapshot, manifests)
     by_subject = _orphans_by_subject(snapshot, manifests)
-    again = by_subject.set_index(["repository", "digest"]).index.isin(by_tag.set_index(["repository", "digest"]).index)
+    again = np.isin(*(manifests.place(frame["repository"], frame["digest"]) for frame in (by_subject, by_tag)))
     frame = pd.concat([by_tag, by_subject[~again]], ignore_index=True)
     frame = _conformed(frame)
     frame["basis"] = pd.Categorical(frame["basis"], categories=["tag", "subject"])
@@ -186,13 +186,14 @@ def _orphans_by_tag(snapshot: Snapshot, manifests: Manifests) -> pd.DataFrame:
     attached = full_matches(texts_of(tags["tag"]), ATTACHED_TAG)
     tags = tags[attached & tags["digest"].notna() & _read_whole(snapshot, tags["repository"])]
     base = tags["tag"].str.slice(0, _BASE_LENGTH)
-    # The tag of each manifest's own digest, made once for each digest of the dictionary.
-    categories = pa.array(snapshot.manifests["digest"].cat.categories, type=pa.large_string())
-    bases = pc.utf8_slice_codeunits(pc.replace_substring(categories, ":", "-", max_replacements=1), 0, _BASE_LENGTH)
+    # The tag that would be attached to each manifest, made once for each digest.
+    held = distinct(manifests.digest)
+    texts = pa.array(snapshot.manifests["digest"].cat.categories[held], type=pa.large_string())
+    bases = pc.utf8_slice_codeunits(pc.replace_substring(texts, ":", "-", max_replacements=1), 0, _BASE_LENGTH)
     both = pa.chunked_array([bases, texts_of(base)]).combine_chunks()
     codes = both.dictionary_encode().indices.to_numpy().astype("int64")
     width = int(codes.max(initial=0)) + 1
-    there = distinct(manifests.repository * width + codes[: len(bases)][manifests.digest])
+    there = distinct(manifests.repository * width + codes[place_among(manifests.digest, held)])
     wanted = codes_among(tags["repository"], manifests.names) * width + codes[len(bases) :]
     gone = place_among(wanted, there) < 0
     found = tags[gone]

@@ -45,7 +45,7 @@ def missing_labels(snapshot: Snapshot, labels: Sequence[str] = REQUIRED_LABELS) 
     Returns
     -------
     pandas.DataFrame
-        A row for each tag on an image or index that lacks one, by repository and tag: the columns of a
+        A row for each tag on an image or index that lacks one, in the order of the tags table: the columns of a
         finding, and missing (the keys, with commas between them). Images whose config was not read or
         could not be understood are left out: what they carry is not known.
 
@@ -66,10 +66,7 @@ def missing_labels(snapshot: Snapshot, labels: Sequence[str] = REQUIRED_LABELS) 
     lacks = ~has[place] & known[place][:, None]
     hit = lacks.any(axis=1)
     texts = _joined(lacks[hit], wanted)
-    frame = candidates(tags[hit], "without " + pd.Series(texts, dtype="string")).assign(
-        missing=pd.Series(texts, dtype="string")
-    )
-    return frame.sort_values(["repository", "tag"], ignore_index=True)
+    return candidates(tags[hit], "without " + texts).assign(missing=texts)
 
 
 def _labelled(snapshot: Snapshot, manifests: Manifests, wanted: list[str]) -> tuple[Any, Any]:
@@ -152,8 +149,8 @@ def _parsed_one_by_one(texts: pa.Array, wanted: list[str]) -> tuple[Any, Any]:
     return has, readable
 
 
-def _joined(lacks: Any, wanted: list[str]) -> Any:
+def _joined(lacks: Any, wanted: list[str]) -> pd.Series[Any]:
     """Return the names of the missing ones in each row; there are few different rows."""
     kinds, which = np.unique(lacks, axis=0, return_inverse=True)
     texts = [", ".join(clean(key, 200) for key, gone in zip(wanted, kind, strict=True) if gone) for kind in kinds]
-    return np.array(texts, dtype=object)[which.ravel()]
+    return pd.Series(pd.Series(texts, dtype="string").array.take(which.ravel()))

@@ -103,15 +103,15 @@ def _bytes_by_stream(snapshot: Snapshot, manifests: Manifests, place: Any, strea
     for row in member:
         _hand_down(row, parent[read], child[read])
     blobs = snapshot.blobs
-    holder = manifests.place(blobs["repository"], blobs["manifest_digest"])
+    holder = manifests.holders(snapshot)
     item = blobs["digest"].cat.codes.to_numpy("int64")
     known = (holder >= 0) & (item >= 0)
     holder, item = holder[known], item[known]
-    repository, sizes = manifests.repository[holder], blob_sizes(snapshot)
+    repository, sizes = manifests.repository, blob_sizes(snapshot)
     result = np.zeros((len(manifests.names), width), dtype="int64")
     for number, row in enumerate(member):
         mine = row[holder]
-        held = distinct(repository[mine] * (len(sizes) + 1) + item[mine])
+        held = distinct(repository[holder[mine]] * (len(sizes) + 1) + item[mine])
         result[:, number] = sums(held // (len(sizes) + 1), sizes[held % (len(sizes) + 1)], len(manifests.names))
     return result.ravel()
 

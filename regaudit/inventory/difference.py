@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from regaudit.errors import UsageError
 from regaudit.inventory.reading import Selection
@@ -214,7 +213,7 @@ def difference(before: Snapshot, after: Snapshot, *, across_registries: bool = F
 
 
 class _Side:
-    """One of the two snapshots, its repositories and digests numbered as the other's are."""
+    """One of the two snapshots, its repositories and the digests of its manifests numbered as the other's are."""
 
     def __init__(self, snapshot: Snapshot, names: pd.Index[Any], digest_numbers: Any) -> None:
         self.snapshot = snapshot
@@ -246,15 +245,28 @@ class _Side:
 class _Pair:
     def __init__(self, before: Snapshot, after: Snapshot) -> None:
         self.names = repository_names(before).union(repository_names(after))
-        first, second = (s.tags["digest"].cat.categories for s in (before, after))
-        texts = [pa.array(categories, type=pa.large_string()) for categories in (first, second)]
-        known = pc.index_in(texts[1], value_set=texts[0]).fill_null(-1).to_numpy()
-        fresh = known < 0
-        numbers = np.where(fresh, len(first) + np.cumsum(fresh) - 1, known)
-        self.width = len(first) + int(fresh.sum()) + 1
-        self.before = _Side(before, self.names, np.append(np.arange(len(first)), -1))
-        self.after = _Side(after, self.names, np.append(numbers, -1))
+        used = [_used_digests(snapshot) for snapshot in (before, after)]
+        texts = pa.chunked_array([text for _, text in used]).combine_chunks()
+        numbers = texts.dictionary_encode().indices.to_numpy().astype("int64")
+        self.width = len(numbers) + 1
+        split = len(used[0][0])
+        tables = []
+        for snapshot, (codes, _), part in zip((before, after), used, (numbers[:split], numbers[split:]), strict=True):
+            table = np.full(len(snapshot.tags["digest"].cat.categories) + 1, -1, dtype="int64")
+            table[codes] = part
+            tables.append(table)
+        self.before, self.after = (_Side(s, self.names, t) for s, t in zip((before, after), tables, strict=True))
         self.sides = (self.before, self.after)
+
+
+def _used_digests(snapshot: Snapshot) -> tuple[Any, pa.Array]:
+    """Return the codes and texts of the digests of manifests: most of the dictionary is blobs, which are not compared."""
+    codes = [frame["digest"].cat.codes.to_numpy() for frame in (snapshot.tags, snapshot.manifests)]
+    used = np.zeros(len(snapshot.tags["digest"].cat.categories) + 1, dtype=bool)
+    for column in codes:
+        used[column] = True
+    found = np.flatnonzero(used[:-1])
+    return found, pa.array(snapshot.tags["digest"].cat.categories[found], type=pa.large_string())
 
 
 def _covers(snapshot: Snapshot) -> Callable[[str], bool]:

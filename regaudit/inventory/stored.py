@@ -123,6 +123,19 @@ class Manifests:
         """Return the place of each repository and digest, or -1 where no such manifest was read."""
         return place_among(self.key(repository, digest), self.keys)
 
+    def holders(self, snapshot: Snapshot) -> Any:
+        """Return the place of the manifest in each row of the blobs table, or -1.
+
+        The rows of a manifest stand together as a rule, so that each is looked up once and not for every layer.
+        """
+        rows = snapshot.blobs
+        codes = [rows[name].cat.codes.to_numpy() for name in ("repository", "manifest_digest")]
+        begins = np.append(True, (codes[0][1:] != codes[0][:-1]) | (codes[1][1:] != codes[1][:-1]))[: len(rows)]
+        starts = np.flatnonzero(begins)
+        first = rows[["repository", "manifest_digest"]].iloc[starts]
+        places = self.place(first["repository"], first["manifest_digest"])
+        return np.repeat(places, np.diff(np.append(starts, len(rows))))
+
     def children(self, snapshot: Snapshot) -> tuple[Any, Any]:
         """Return the places of the index and of the child in each row of the children table; -1 is one not read."""
         rows = snapshot.children
