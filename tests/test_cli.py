@@ -149,6 +149,44 @@ def test_a_report_is_written_and_named(shell, served, tmp_path):
     assert (tmp_path / "report" / "index.html").is_file()
 
 
+def test_two_audits_are_compared_and_the_difference_written(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "before", "-q")
+    with Registry(served.host) as registry:
+        charts = registry.repository("charts/checkout")
+        charts.delete_manifest(charts.manifest("0.8.0").digest)
+    shell("audit", served.host, "--out", "after", "-q")
+    shown = shell("diff", "before/snapshot", "after/snapshot")
+    assert shown.exit_code == 0
+    assert "1 gone" in shown.output
+    assert "charts/checkout  0.8.0  gone" in shown.output
+    assert shell("diff", "before/snapshot", "after/snapshot", "--out", "changes", "--strict").exit_code == 0
+    assert {path.name for path in (tmp_path / "changes").iterdir()} == {
+        "changed_tags.csv",
+        "changed_manifests.csv",
+        "growth.csv",
+        "unread.csv",
+    }
+    assert "the earlier one first" in sentence(shell("diff", "after/snapshot", "before/snapshot"), 2)
+
+
+def test_a_difference_in_which_something_is_unknown_is_a_failure_where_strict(shell, served):
+    shell("audit", f"{served.host}/charts/*", "--out", "before", "-q")
+    shell("audit", served.host, "--out", "after", "-q")
+    assert shell("diff", "before/snapshot", "after/snapshot").exit_code == 0
+    assert "not everything was read" in sentence(shell("diff", "before/snapshot", "after/snapshot", "--strict"), 1)
+
+
+def test_every_finding_is_listed_or_written(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "audit", "-q")
+    listed = shell("findings", "audit/snapshot", "--label", "org.example.team")
+    assert listed.exit_code == 0
+    assert "its manifest is gone" in listed.output
+    assert "without org.example.team" in listed.output
+    assert shell("findings", "audit/snapshot", "--out", "found").exit_code == 0
+    names = "broken_tags largest_images largest_layers missing_labels naming_streams orphaned_signatures"
+    assert sorted(path.stem for path in (tmp_path / "found").iterdir()) == names.split()
+
+
 # -- bad input -------------------------------------------------------------------------------
 
 
