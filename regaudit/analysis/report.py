@@ -129,12 +129,22 @@ _TABLES = (
         },
         "No tag holds the same content as another one.",
     ),
-    _Table("broken_tags", "Broken tags", _FINDING_COLUMNS, "Every tag that was read leads to an image that is whole."),
-    _Table("orphaned_signatures", "Orphaned signatures", _FINDING_COLUMNS, "Every signature has its image."),
+    _Table(
+        "broken_tags",
+        "Broken tags",
+        _FINDING_COLUMNS,
+        "No tag that was read is broken, as far as manifests and configs tell; blobs were not asked for.",
+    ),
+    _Table(
+        "orphaned_signatures",
+        "Orphaned signatures",
+        _FINDING_COLUMNS,
+        "No orphan was found in the repositories that were read completely.",
+    ),
     _Table(
         "largest_images",
         "Largest images",
-        {**_FINDING_COLUMNS, "rank": "rank", "unique_bytes": "held by it alone", "reason": "reason"},
+        {**_FINDING_COLUMNS, "unique_bytes": "held by it alone"},
         "No image of known size has a tag.",
     ),
     _Table(
@@ -149,7 +159,9 @@ _TABLES = (
         },
         "No layer of known size was read.",
     ),
-    _Table("missing_labels", "Without labels", _FINDING_COLUMNS, "Every image carries the labels that it should."),
+    _Table(
+        "missing_labels", "Without labels", _FINDING_COLUMNS, "No image whose config was read lacks one of the labels."
+    ),
     _Table(
         "naming_streams",
         "Names of tags",
