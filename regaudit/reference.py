@@ -42,6 +42,11 @@ _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 
 
+def is_verifiable(digest: str) -> bool:
+    """Return what `Digest.verifiable` says, of a text whose grammar was checked when it was read."""
+    return digest.partition(":")[0] in _HEX_LENGTH
+
+
 class Digest(str):
     """A digest, ``algorithm:encoded``, checked against the grammar of the image specification.
 
@@ -78,7 +83,7 @@ class Digest(str):
     @property
     def verifiable(self) -> bool:
         """Whether the algorithm is one that can be computed here (sha256, sha512)."""
-        return self.algorithm in _HEX_LENGTH
+        return is_verifiable(self)
 
     @property
     def short(self) -> str:
@@ -529,6 +534,8 @@ def _literal(text: str) -> str:
 # Public, in the syntax that Arrow's engine shares with Python's, for who asks about a million tags at once.
 ATTACHED_TAG = r"((?:sha256|sha512)-[0-9a-f]{64})(?:\.([a-z]{1,16}))?"
 _ATTACHED_TAG = re.compile(ATTACHED_TAG)
+# Nearly no tag begins so, which is seen in a tenth of the time that the grammar takes.
+ATTACHED_PREFIXES = ("sha256-", "sha512-")
 
 
 def attached_tag(subject: Digest) -> str:
@@ -552,6 +559,8 @@ def split_attached_tag(tag: str) -> tuple[str, str] | None:
     >>> split_attached_tag("sha256-" + "0" * 64 + ".sig")[1]
     'sig'
     """
+    if not tag.startswith(ATTACHED_PREFIXES):
+        return None
     match = _ATTACHED_TAG.fullmatch(tag)
     return None if match is None else (match[1], match[2] or "")
 

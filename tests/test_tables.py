@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from builders import Build
 from hypothesis import given, settings
@@ -282,6 +283,23 @@ def test_any_snapshot_is_loaded_as_it_was_saved(snapshot):
         same(loaded, snapshot)
 
 
+def test_a_snapshot_of_many_slices_is_loaded_as_it_was_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("regaudit.inventory.parquet._GROUP_ROWS", 2)
+    snapshot = sample()
+    assert len(snapshot.tags) > 2
+    saved = snapshot.save(tmp_path / "s")
+    same(Snapshot.load(saved), snapshot)
+    assert pq.ParquetFile(saved / "tags.parquet").num_row_groups == -(-len(snapshot.tags) // 2)
+
+
+def test_a_digest_is_stored_once_and_elsewhere_as_a_small_number(tmp_path):
+    saved = sample().save(tmp_path / "s")
+    for table in TABLES:
+        schema = pq.read_schema(saved / f"{table}.parquet")
+        assert all(schema.field(name).type == "int32" for name in digest_columns(table))
+    assert all(b"sha256:" not in (saved / f"{table}.parquet").read_bytes() for table in ("blobs", "children"))
+
+
 def test_tables_of_differing_dictionaries_are_not_saved_as_if_they_were_one(tmp_path):
     snapshot = sample()
     saved = snapshot.save(tmp_path / "s")
@@ -318,7 +336,7 @@ def test_a_folder_that_is_no_snapshot_says_which_one_to_name(tmp_path):
 def test_a_snapshot_of_another_format_is_refused_with_both_named(tmp_path):
     saved = sample().save(tmp_path / "s")
     (saved / "snapshot.json").write_text(json.dumps({"format": "regaudit-snapshot/99"}))
-    with pytest.raises(SnapshotError, match=r"regaudit-snapshot/99.*regaudit-snapshot/1"):
+    with pytest.raises(SnapshotError, match=r"regaudit-snapshot/99.*regaudit-snapshot/2"):
         Snapshot.load(saved)
 
 
@@ -356,7 +374,7 @@ def test_a_table_with_values_outside_its_vocabulary_is_not_loaded(tmp_path, name
 
 
 @pytest.mark.parametrize(
-    "header", [b"", b"[]", b"7", b"\xff", b"{}", b'{"format": 7}', b'{"format": "regaudit-snapshot/1"}']
+    "header", [b"", b"[]", b"7", b"\xff", b"{}", b'{"format": 7}', b'{"format": "regaudit-snapshot/2"}']
 )
 def test_a_header_that_is_none_is_a_snapshot_error(tmp_path, header):
     saved = sample().save(tmp_path / "s")
@@ -371,7 +389,7 @@ def test_a_save_that_dies_leaves_no_snapshot_that_could_be_taken_for_whole(tmp_p
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_batch", full)
     with pytest.raises(OSError, match="No space"):
         sample().save(saved)
     with pytest.raises(SnapshotError):

@@ -44,12 +44,13 @@ def footprint(snapshot: Snapshot) -> pd.DataFrame:
     """
     names = repository_names(snapshot)
     count = len(names)
-    held = _held_blobs(snapshot, names)
-    sizes = _sizes(snapshot)[held["blob"]]
-    known = np.maximum(sizes, 0)
-    alone = ~held.duplicated("blob", keep=False).to_numpy()
-    content = _sums(held["repository"], known, count)
-    unique = _sums(held["repository"], np.where(alone, known, 0), count)
+    holder, blob = _held_blobs(snapshot, names)
+    sizes = _sizes(snapshot)[blob]
+    alone = np.bincount(blob)[blob] == 1
+    unsized = np.bincount(holder[sizes == _UNKNOWN], minlength=count)
+    np.maximum(sizes, 0, out=sizes)
+    content = _sums(holder, sizes, count)
+    unique = _sums(holder[alone], sizes[alone], count)
     manifests = snapshot.manifests
     owner = _codes(manifests["repository"], names)
     frame = pd.DataFrame(
@@ -58,12 +59,12 @@ def footprint(snapshot: Snapshot) -> pd.DataFrame:
             "repository": pd.Categorical(names, categories=names),
             "tag_count": np.bincount(_codes(snapshot.tags["repository"], names), minlength=count),
             "manifest_count": np.bincount(owner, minlength=count),
-            "blob_count": np.bincount(held["repository"], minlength=count),
+            "blob_count": np.bincount(holder, minlength=count),
             "content_bytes": content,
             "unique_bytes": unique,
             "shared_bytes": content - unique,
             "manifest_bytes": _sums(owner, manifests["manifest_bytes"].fillna(0).to_numpy("int64"), count),
-            "unsized_count": np.bincount(held["repository"][sizes == _UNKNOWN], minlength=count),
+            "unsized_count": unsized,
             "complete": pd.array(~names.isin(snapshot.unread), dtype="boolean"),
         }
     )
@@ -112,24 +113,58 @@ class Holders:
         self.sizes = _sizes(snapshot, with_manifests=True)
         keys = self._key(manifests["repository"], manifests["digest"])
         self._keys = _distinct(keys[keys >= 0])
-        # A manifest holds itself, and its config and layers; each once, however often it lists them.
-        holder = self._place(self._key(blobs["repository"], blobs["manifest_digest"]))
-        item = blobs["digest"].cat.codes.to_numpy("int64")
-        read = (holder >= 0) & (item >= 0)
-        holder = np.append(np.arange(len(self._keys)), holder[read])
-        edges = _distinct_pairs(holder, np.append(self._keys % self._width, item[read]), self._width)
-        self._items = edges % self._width
-        self._ends = np.cumsum(np.bincount(edges // self._width, minlength=len(self._keys)))
+        self._items, self._ends = self._edges(blobs)
         self._starts = np.append(0, self._ends[:-1])
         self.holder_counts = np.bincount(self._items, minlength=len(self._digests))
+
+    def _edges(self, blobs: pd.DataFrame) -> tuple[Any, Any]:
+        """Return what each manifest holds, one after the other, and where that of each ends.
+
+        A manifest holds itself, and its config and layers; each once, however often it lists them.
+        """
+        count = len(self._keys)
+        # A manifest's blobs stand together, so that it is looked for once, not once for each of them.
+        repository, manifest = blobs["repository"].cat.codes.to_numpy(), blobs["manifest_digest"].cat.codes.to_numpy()
+        starts = np.flatnonzero(
+            np.append(True, (manifest[1:] != manifest[:-1]) | (repository[1:] != repository[:-1]))[: len(blobs)]
+        )
+        first = blobs[["repository", "manifest_digest"]].iloc[starts]
+        holder = self._place(self._key(first["repository"], first["manifest_digest"]))
+        holder = np.repeat(holder, np.diff(np.append(starts, len(blobs))))
+        pairs = _Pairs(len(self._digests), len(blobs) + count)
+        pairs.add(holder, blobs["digest"].cat.codes.to_numpy())
+        pairs.add(np.arange(count), self._keys % self._width)
+        holder, items = pairs.distinct()
+        return items, np.cumsum(np.bincount(holder, minlength=count))
 
     def reclaimable(self, manifests: pd.DataFrame | Iterable[tuple[str, str]]) -> int:
         """Return the bytes that nothing else holds once these (repository, digest) manifests are gone."""
         repositories, digests = _columns(manifests)
         places = self._place(self._key(repositories, digests))
         places = _distinct(places[places >= 0])
-        held = np.bincount(self._items_of(places), minlength=len(self.sizes))
+        held = np.bincount(self.items_of_places(places), minlength=len(self.sizes))
         return _total(self.sizes[(held > 0) & (held == self.holder_counts)])
+
+    def freed_in_order(self, manifests: list[tuple[str, str]]) -> tuple[list[int], bool]:
+        """Return the bytes that each manifest adds to what comes back, when they go in this order.
+
+        Returns
+        -------
+        list of int
+            For each manifest.
+        bool
+            Whether something of unknown size comes back too.
+        """
+        places = self.places(manifests)
+        read = np.flatnonzero(places >= 0)
+        items = self.items_of_places(places[read])
+        lengths = np.zeros(len(places), dtype="int64")
+        lengths[read] = self._ends[places[read]] - self._starts[places[read]]
+        last = np.flatnonzero(_occurrence(items) == self.holder_counts[items])
+        row = np.repeat(np.arange(len(places)), lengths)[last]
+        sizes = self.sizes[items[last]]
+        unsized = len(read) < len(places) or bool((sizes == _UNKNOWN).any())
+        return _sums_of_each(row, sizes, len(places)), unsized
 
     def tally(self) -> Tally:
         """Return an empty tally, which grows and shrinks one manifest at a time."""
@@ -149,7 +184,7 @@ class Holders:
     def _key(self, repository: Any, digest: Any) -> Any:
         """Return one number for each repository and digest, or -1 where one is not in the snapshot."""
         place, code = _codes(repository, self._names), _codes(digest, self._digests)
-        return np.where((place >= 0) & (code >= 0), place * self._width + code, -1)
+        return np.where((place >= 0) & (code >= 0), place.astype("int64") * self._width + code, -1)
 
     def _place(self, keys: Any) -> Any:
         """Return the place of each manifest among those read, or -1."""
@@ -158,8 +193,12 @@ class Holders:
         place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[place] == keys, place, -1)
 
-    def _items_of(self, places: Any) -> Any:
-        """Return everything that these manifests hold, once for each holder."""
+    def places(self, manifests: Iterable[tuple[str, str]]) -> Any:
+        """Return the place of each (repository, digest) among the manifests read, or -1."""
+        return self._place(self._key(*_columns(manifests)))
+
+    def items_of_places(self, places: Any) -> Any:
+        """Return the codes of everything that the manifests at these places hold, one manifest after the other."""
         lengths = self._ends[places] - self._starts[places]
         offsets = np.repeat(self._starts[places] - (np.cumsum(lengths) - lengths), lengths)
         return self._items[offsets + np.arange(lengths.sum())]
@@ -210,6 +249,26 @@ class Tally:
             self._selected.remove((repository, digest))
             self._change(self._of.items_of(repository, digest), -1)
 
+    def change(self, added: Iterable[tuple[str, str]], discarded: Iterable[tuple[str, str]] = ()) -> None:
+        """Add and discard many (repository, digest) manifests, in less time than one by one."""
+        for pairs, sign in ((added, 1), (discarded, -1)):
+            moved = {pair for pair in pairs if (pair in self._selected) == (sign < 0)}
+            self._selected ^= moved
+            places = self._of.places(moved)
+            self._unsized += sign * int((places < 0).sum())
+            self._change_many(self._of.items_of_places(places[places >= 0]), sign)
+
+    def _change_many(self, items: Any, sign: int) -> None:
+        counts = self._of.holder_counts
+        touched = _distinct(items)
+        before = self._taken[touched] == counts[touched]
+        # np.add.at, for an item may be of several of these manifests
+        np.add.at(self._taken, items, sign)
+        after = self._taken[touched] == counts[touched]
+        sizes = self._of.sizes[touched[before != after]]
+        self.bytes += sign * _total(sizes)
+        self._unsized += sign * int((sizes == _UNKNOWN).sum())
+
     def _change(self, items: Any, sign: int) -> None:
         """Count one holder of these more or less; what then has, or had, no other comes or goes."""
         if items is None:
@@ -253,10 +312,10 @@ def _codes(values: Any, names: pd.Index[Any]) -> Any:
     """Return the place of each value among the names, or -1."""
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
         if values.cat.categories is names:
-            return values.cat.codes.to_numpy("int64")
+            return values.cat.codes.to_numpy()
         among = names.get_indexer(values.cat.categories.astype(object))
-        return np.append(among, -1)[values.cat.codes.to_numpy()].astype("int64")
-    return names.get_indexer(pd.Index(values, dtype=object)).astype("int64")
+        return np.append(among, -1).astype("int32")[values.cat.codes.to_numpy()]
+    return names.get_indexer(pd.Index(values, dtype=object))
 
 
 def _distinct(numbers: Any) -> Any:
@@ -265,19 +324,42 @@ def _distinct(numbers: Any) -> Any:
     return ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
 
 
-def _distinct_pairs(first: Any, second: Any, width: int) -> Any:
-    """Return distinct pairs of codes as sorted single numbers, ``first * width + second``."""
-    return _distinct(first * width + second)
+class _Pairs:
+    """Pairs of codes, each as one number, sorted where they are: ten million take 80 MB, and no copy of them is made."""
+
+    def __init__(self, width: int, most: int) -> None:
+        self._bits = max(width, 1).bit_length()
+        self._pairs = np.empty(most, dtype="int64")
+        self._count = 0
+
+    def add(self, first: Any, second: Any) -> None:
+        """Add pairs; those of which a code is -1 are passed over."""
+        known = (first >= 0) & (second >= 0)
+        if not known.all():
+            first, second = first[known], second[known]
+        pairs = self._pairs[self._count : self._count + len(first)]
+        np.left_shift(first, self._bits, out=pairs, dtype="int64")
+        pairs |= second
+        self._count += len(first)
+
+    def distinct(self) -> tuple[Any, Any]:
+        """Return both codes of the distinct pairs, sorted; to be asked once."""
+        pairs = self._pairs[: self._count]
+        pairs.sort()
+        kept = np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]
+        if not kept.all():
+            pairs = pairs[kept]
+        second = (pairs & ((1 << self._bits) - 1)).astype("int32")
+        pairs >>= self._bits
+        return pairs, second
 
 
-def _held_blobs(snapshot: Snapshot, names: pd.Index[Any]) -> pd.DataFrame:
+def _held_blobs(snapshot: Snapshot, names: pd.Index[Any]) -> tuple[Any, Any]:
     """Return which repository holds which blob, once each, as codes."""
     blobs = snapshot.blobs
-    width = max(len(blobs["digest"].cat.categories), 1)
-    blob = blobs["digest"].cat.codes.to_numpy("int64")
-    place = _codes(blobs["repository"], names)
-    pairs = _distinct_pairs(place[blob >= 0], blob[blob >= 0], width)
-    return pd.DataFrame({"repository": pairs // width, "blob": pairs % width})
+    pairs = _Pairs(len(blobs["digest"].cat.categories), len(blobs))
+    pairs.add(_codes(blobs["repository"], names), blobs["digest"].cat.codes.to_numpy())
+    return pairs.distinct()
 
 
 def _sizes(snapshot: Snapshot, *, with_manifests: bool = False) -> Any:
@@ -289,16 +371,44 @@ def _sizes(snapshot: Snapshot, *, with_manifests: bool = False) -> Any:
     sizes = np.full(len(snapshot.blobs["digest"].cat.categories), largest)
     seen = np.zeros(len(sizes), dtype=bool)
     for digest, size in declared:
-        known = (digest.notna() & size.notna()).to_numpy()
-        code = digest.cat.codes.to_numpy()[known]
-        np.minimum.at(sizes, code, size.to_numpy("int64", na_value=0)[known])
+        code, known = digest.cat.codes.to_numpy(), size.notna().to_numpy()
+        known = known & (code >= 0)
+        value = size.to_numpy("int64", na_value=0)
+        if not known.all():
+            code, value = code[known], value[known]
+        np.minimum.at(sizes, code, value)
         seen[code] = True
-    return np.where(seen, sizes, _UNKNOWN)
+    sizes[~seen] = _UNKNOWN
+    return sizes
 
 
 def _sums(groups: Any, sizes: Any, count: int) -> Any:
     totals = np.bincount(groups, weights=sizes, minlength=count)
     return np.minimum(totals, float(_LARGEST_SUM)).astype("int64")
+
+
+def _occurrence(numbers: Any) -> Any:
+    """Return of each number how many times it has come up by then, itself included."""
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    first = np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
+    begun = np.maximum.accumulate(np.where(first, np.arange(len(ordered)), 0))
+    times = np.empty(len(numbers), dtype="int64")
+    times[order] = np.arange(len(ordered)) - begun + 1
+    return times
+
+
+def _sums_of_each(group: Any, sizes: Any, count: int) -> list[int]:
+    """Return exact sums of the known sizes of each group, however large they are."""
+    known = sizes > 0
+    group, sizes = group[known], sizes[known]
+    if float(sizes.sum(dtype="float64")) < _EXACT:
+        totals = np.bincount(group, weights=sizes, minlength=count).astype("int64")
+        return list(totals.tolist())
+    exact = [0] * count
+    for place, size in zip(group.tolist(), sizes.tolist(), strict=True):
+        exact[place] += size
+    return exact
 
 
 def _total(sizes: Any) -> int:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from regaudit.inventory.snapshot import Snapshot
-from regaudit.reference import Digest, attached_tag, split_attached_tag
+from regaudit.reference import ATTACHED_PREFIXES, Digest, attached_tag, split_attached_tag
 
 Edges = Mapping[str, tuple[str, ...]]
 
@@ -50,6 +52,10 @@ class RepositoryGraph:
     subjects: Edges
     attached: Mapping[str, str]
 
+    def is_tied(self, digest: str) -> bool:
+        """Return whether anything is tied to a digest at all."""
+        return any(digest in edges for edges in (self.children, self.parents, self.referrers, self.subjects))
+
     def neighbours(self, digest: str) -> tuple[str, ...]:
         """Return everything that one step ties to a digest."""
         return tuple(
@@ -73,48 +79,97 @@ class RepositoryGraph:
         return _reach(digests, lambda digest: tuple(d for d in self.dependants(digest) if d in within))
 
 
-@dataclass(slots=True)
 class Graph:
     """The graphs of a snapshot's repositories, each built when it is first asked for.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        One reading of a registry.
 
     Examples
     --------
     ``Graph(snapshot).repository("team/app").tags_of[digest]``
     """
 
-    snapshot: Snapshot
-    _rows: dict[str, dict[str, pd.Index]] = field(init=False, repr=False)
-    _built: dict[str, RepositoryGraph] = field(init=False, repr=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        tables = {"tags": self.snapshot.tags, "manifests": self.snapshot.manifests, "children": self.snapshot.children}
-        self._rows = {name: dict(frame.groupby("repository", observed=True).indices) for name, frame in tables.items()}
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._tags = _Slices(snapshot.tags, "tag", "digest")
+        self._manifests = _Slices(snapshot.manifests, "digest", "subject_digest")
+        self._children = _Slices(snapshot.children, "index_digest", "digest")
+        self._built: dict[str, RepositoryGraph] = {}
 
     def repository(self, name: str) -> RepositoryGraph:
         """Return the graph of one repository; of one that was not read, an empty graph."""
         if name not in self._built:
-            self._built[name] = _build(name, *(self._slice(table, name) for table in ("tags", "manifests", "children")))
+            self._built[name] = _build(
+                name, *(table.of(name) for table in (self._tags, self._manifests, self._children))
+            )
         return self._built[name]
 
-    def _slice(self, table: str, repository: str) -> pd.DataFrame:
-        return getattr(self.snapshot, table).iloc[self._rows[table].get(repository, [])]
+    def tags(self, name: str) -> dict[str, str | None]:
+        """Return every tag of a repository with its digest, without the rest of the graph."""
+        return dict(zip(*self._tags.of(name), strict=True))
+
+    def manifest_rows(self, name: str) -> dict[str, int]:
+        """Return in which row of the snapshot's table each manifest of a repository is."""
+        digests, _ = self._manifests.of(name)
+        return dict(zip(digests, self._manifests.rows(name).tolist(), strict=True))
 
 
-def _build(repository: str, tags: pd.DataFrame, manifests: pd.DataFrame, children: pd.DataFrame) -> RepositoryGraph:
-    digest_of = dict(zip(tags["tag"].tolist(), _texts(tags["digest"]), strict=True))
-    read = frozenset(str(d) for d in _texts(manifests["digest"]))
+class _Slices:
+    """Two columns of a table by repository. Lists of two columns are made far sooner than a frame of all."""
+
+    def __init__(self, frame: pd.DataFrame, *names: str) -> None:
+        repository = frame["repository"].cat
+        codes = repository.codes.to_numpy()
+        self._order = np.argsort(codes, kind="stable")
+        counts = np.bincount(codes[codes >= 0], minlength=len(repository.categories))
+        ends = np.count_nonzero(codes < 0) + np.cumsum(counts)
+        self._bounds = dict(
+            zip(repository.categories, zip((ends - counts).tolist(), ends.tolist(), strict=True), strict=True)
+        )
+        self._columns = [_column(frame[name]) for name in names]
+
+    def rows(self, repository: str) -> Any:
+        """Return the numbers of a repository's rows, in the order of the table."""
+        start, stop = self._bounds.get(repository, (0, 0))
+        return self._order[start:stop]
+
+    def of(self, repository: str) -> list[list[Any]]:
+        """Return the columns of a repository as lists; a missing digest is None."""
+        rows = self.rows(repository)
+        return [column(rows) for column in self._columns]
+
+
+def _column(column: pd.Series[Any]) -> Callable[[Any], list[Any]]:
+    """Return a function that returns some rows of a column as a list."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return lambda rows: column.array.take(rows).tolist()
+    codes, texts = column.cat.codes.to_numpy(), column.cat.categories.to_numpy(object)
+
+    def named(rows: Any) -> list[Any]:
+        found = codes[rows]
+        some = np.full(len(found), None, dtype=object)
+        some[found >= 0] = texts[found[found >= 0]]
+        return some.tolist()
+
+    return named
+
+
+def _build(
+    repository: str, tags: list[list[Any]], manifests: list[list[Any]], children: list[list[Any]]
+) -> RepositoryGraph:
+    digest_of = dict(zip(*tags, strict=True))
+    read = frozenset(str(d) for d in manifests[0])
     attached = _attachments(digest_of, read)
-    on_tag = [(digest, tag) for tag, digest in digest_of.items() if digest is not None]
-    below = list(zip(_texts(children["index_digest"]), _texts(children["digest"]), strict=True))
-    refers = [
-        (s, r) for s, r in zip(_texts(manifests["subject_digest"]), _texts(manifests["digest"]), strict=True) if s and r
-    ]
+    below = list(zip(*children, strict=True))
+    refers = [(subject, referrer) for referrer, subject in zip(*manifests, strict=True) if subject and referrer]
     refers += [(subject, str(digest_of[tag])) for tag, subject in attached.items()]
     return RepositoryGraph(
         repository=repository,
         tags=digest_of,
         manifests=read,
-        tags_of=_edges(on_tag),
+        tags_of=_tags_of(digest_of),
         children=_edges(below),
         parents=_edges([(child, index) for index, child in below]),
         referrers=_edges(refers),
@@ -123,12 +178,31 @@ def _build(repository: str, tags: pd.DataFrame, manifests: pd.DataFrame, childre
     )
 
 
+def _tags_of(digest_of: Mapping[str, str | None]) -> Edges:
+    tags: dict[str, list[str]] = {}
+    for tag, digest in digest_of.items():
+        if digest is not None:
+            tags.setdefault(digest, []).append(tag)
+    return {digest: tuple(names) for digest, names in tags.items()}
+
+
 def _attachments(digest_of: Mapping[str, str | None], read: frozenset[str]) -> dict[str, str]:
-    named = {tag: parts[0] for tag in digest_of if (parts := split_attached_tag(tag)) and digest_of[tag] is not None}
+    begin = [tag for tag in digest_of if tag.startswith(ATTACHED_PREFIXES)]
+    named = {tag: parts[0] for tag in begin if (parts := split_attached_tag(tag)) and digest_of[tag] is not None}
     if not named:
         return {}
-    subject_of = {attached_tag(Digest(digest)): digest for digest in read}
+    subject_of = _subjects({*named.values()}, read)
     return {tag: subject_of[base] for tag, base in named.items() if base in subject_of}
+
+
+def _subjects(bases: set[str], read: frozenset[str]) -> dict[str, str]:
+    """Return the digest behind each fallback tag, of those that were read."""
+    # A sha256 is whole in its fallback tag. A longer digest is cut, and found only among all that were read.
+    found = {base: digest for base in bases if (digest := base.replace("-", ":", 1)) in read}
+    if any(not base.startswith("sha256-") for base in bases):
+        longer = (digest for digest in read if not digest.startswith("sha256:"))
+        found |= {tag: digest for digest in longer if (tag := attached_tag(Digest(digest))) in bases}
+    return found
 
 
 def _edges(pairs: Iterable[tuple[str | None, str | None]]) -> Edges:
@@ -137,10 +211,6 @@ def _edges(pairs: Iterable[tuple[str | None, str | None]]) -> Edges:
         if source is not None and target is not None and source != target:
             edges[source][target] = None
     return {source: tuple(targets) for source, targets in edges.items()}
-
-
-def _texts(column: pd.Series) -> list[str | None]:
-    return [value if isinstance(value, str) else None for value in column.astype("object").tolist()]
 
 
 def _reach(starts: Iterable[str], step: Callable[[str], tuple[str, ...]]) -> frozenset[str]:

@@ -7,9 +7,9 @@ a person has clicked, only where the click made a difference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -19,8 +19,11 @@ from regaudit.analysis.graph import Graph, RepositoryGraph
 from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, REFUSALS, Candidate, PlanOptions, PlanRow
 from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
-from regaudit.reference import Digest, split_attached_tag
+from regaudit.reference import Digest, is_verifiable, split_attached_tag
 from regaudit.text import clean
+
+# The fields of a `PlanRow` while what it frees is not known.
+Draft = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,9 @@ class Decided:
 
 def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOptions) -> Decided:
     """Decide on all candidates of a registry."""
-    graph, facts, unread = Graph(snapshot), _Facts(snapshot), snapshot.unread
-    rows: list[PlanRow] = []
+    graph = Graph(snapshot)
+    facts, unread = _Facts(snapshot, graph), snapshot.unread
+    drafts: list[Draft] = []
     refused: list[PlanRow] = []
     by_repository: dict[str, list[Candidate]] = {}
     for candidate in candidates:
@@ -47,12 +51,16 @@ def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOpt
         going, staying = _decide_repository(
             graph.repository(name), by_repository[name], options, facts, unread=name in unread
         )
-        rows += going
+        drafts += going
         refused += staying
-    rows, total, lower_bound = _with_bytes(snapshot, rows)
-    touched = sorted({row.repository for row in rows})
-    state = {name: dict(sorted(graph.repository(name).tags.items())) for name in touched}
+    rows, lower_bound = _with_bytes(snapshot, drafts)
+    state = {name: _in_order(graph.repository(name).tags) for name in sorted({row.repository for row in rows})}
+    total = sum(row.freed_bytes for row in rows)
     return Decided(tuple(rows), tuple(refused), state, total, lower_bound, upper_bound=not snapshot.whole)
+
+
+def _in_order(tags: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {tag: tags[tag] for tag in sorted(tags)}
 
 
 class Selection:
@@ -81,51 +89,72 @@ class Selection:
             if (candidate.repository, candidate.tag) not in refused:
                 self._condemned.setdefault((candidate.repository, str(candidate.digest)), []).append(candidate)
         self._going: dict[tuple[str, str], frozenset[str]] = {}
-        self._whole = 0  # tags that go with their digest
         self._alone: dict[tuple[str, str], int] = {}
+        self._digests = self._tags = 0
 
     def set(self, key: str, *, selected: bool) -> None:
         """Select or deselect a candidate row; raises `UsageError` for a key that is none."""
-        if key not in self._rows:
-            raise UsageError(f"{clean(key, 200)!r} is not a row that can be selected")
-        if (key in self.keys) == selected:
-            return
-        (self.keys.add if selected else self.keys.discard)(key)
-        if self._rows[key].action == DELETE_MANIFEST:
-            self._redecide(self._rows[key])
+        self.set_many((key,), selected=selected)
+
+    def set_many(self, keys: Iterable[str], *, selected: bool) -> None:
+        """Select or deselect candidate rows, each part of a graph once, however many of its rows are among them.
+
+        Raises
+        ------
+        UsageError
+            For a key that is none of a candidate row; nothing is changed then.
+        """
+        given = dict.fromkeys(keys)
+        if odd := next((key for key in given if key not in self._rows), None):
+            raise UsageError(f"{clean(odd, 200)!r} is not a row that can be selected")
+        turned = [key for key in given if (key in self.keys) != selected]
+        self.keys.symmetric_difference_update(turned)
+        done: set[tuple[str, str]] = set()
+        added: list[tuple[str, str]] = []
+        discarded: list[tuple[str, str]] = []
+        for row in map(self._rows.__getitem__, turned):
+            if row.action != DELETE_MANIFEST:
+                self._tags += 1 if selected else -1
+            elif (row.repository, str(row.digest)) not in done:
+                component = self._graph.repository(row.repository).component(str(row.digest))
+                done.update((row.repository, digest) for digest in component)
+                after, before = self._redecide(row.repository, component)
+                added += after
+                discarded += before
+        self._bytes.change(added, discarded)
 
     @property
     def digests(self) -> int:
         """How many digests go with this selection, those that go along included."""
-        return sum(len(going) for going in self._going.values())
+        return self._digests
 
     @property
     def tags(self) -> int:
         """How many tags go with this selection."""
-        return self._whole + sum(self._alone.values()) + sum(self._rows[key].action == DELETE_TAG for key in self.keys)
+        return self._tags
 
     @property
     def bytes(self) -> int:
         """How many bytes come back after garbage collection."""
         return int(self._bytes.bytes)
 
-    def _redecide(self, row: PlanRow) -> None:
-        graph, digest = self._graph.repository(row.repository), str(row.digest)
-        component = graph.component(digest)
-        name = (row.repository, min(component))
-        chosen = {d for d in component if f"{row.repository}@{d}" in self.keys}
-        condemned = [c for d in chosen for c in self._condemned.get((row.repository, d), ())]
+    def _redecide(self, repository: str, component: AbstractSet[str]) -> tuple[list[tuple[str, str]], ...]:
+        """Decide one part of a repository anew; return which manifests now go, and which no longer."""
+        graph, name = self._graph.repository(repository), (repository, min(component))
+        chosen = {d for d in component if f"{repository}@{d}" in self.keys}
+        condemned = [c for d in chosen for c in self._condemned.get((repository, d), ())]
         decision = _settle(graph, chosen, {c.tag for c in condemned if c.tag is not None}, self._options)
         before, after = self._going.get(name, frozenset()), frozenset(decision.going)
-        for gone in after - before:
-            self._bytes.add(row.repository, gone)
-            self._whole += len(graph.tags_of.get(gone, ()))
-        for back in before - after:
-            self._bytes.discard(row.repository, back)
-            self._whole -= len(graph.tags_of.get(back, ()))
-        self._going[name] = after
         # Without its index or its subject, a digest may have to stay, and then its tags go alone.
-        self._alone[name] = sum(_may_go_alone(c, decision.refused.get(str(c.digest)), self._options) for c in condemned)
+        alone = sum(_may_go_alone(c, decision.refused.get(str(c.digest)), self._options) for c in condemned)
+        gone, back = after - before, before - after
+        self._digests += len(gone) - len(back)
+        self._tags += sum(len(graph.tags_of.get(d, ())) for d in gone) - sum(
+            len(graph.tags_of.get(d, ())) for d in back
+        )
+        self._tags += alone - self._alone.get(name, 0)
+        self._going[name], self._alone[name] = after, alone
+        return [(repository, d) for d in gone], [(repository, d) for d in back]
 
 
 # -- one repository --------------------------------------------------------------------------
@@ -140,7 +169,19 @@ class _Decision:
 
 
 def _settle(graph: RepositoryGraph, chosen: set[str], tags: set[str], options: PlanOptions) -> _Decision:
-    """Find the largest set that can go: begin with all that might, and take out what may not until nothing changes."""
+    """Find the largest set that can go. What nothing is tied to, which is most, is a matter of its own tags."""
+    tied = {digest for digest in chosen if graph.is_tied(digest)}
+    decision = _settle_tied(graph, tied, tags, options)
+    for digest in chosen - tied:
+        if why := _never(graph, digest, options) or _held(graph, digest, {digest}, chosen, tags, options):
+            decision.refused[digest] = why
+        else:
+            decision.going[digest] = ("candidate", None)
+    return decision
+
+
+def _settle_tied(graph: RepositoryGraph, chosen: set[str], tags: set[str], options: PlanOptions) -> _Decision:
+    """Begin with all that might go, and take out what may not until nothing changes."""
     refused = {digest: reason for digest in chosen if (reason := _never(graph, digest, options))}
     might = graph.closure(chosen - refused.keys())
     going = frozenset(digest for digest in might if digest in chosen or not _never(graph, digest, options))
@@ -158,8 +199,10 @@ def _never(graph: RepositoryGraph, digest: str, options: PlanOptions) -> tuple[s
     """Return why a digest cannot go whatever else goes."""
     if digest not in graph.manifests:
         return "unread", ""
-    if not Digest(digest).verifiable:
+    if not is_verifiable(digest):
         return "unverifiable", ""
+    if not options.protect:
+        return None
     shielded = next((tag for tag in graph.tags_of.get(digest, ()) if options.protects(tag)), None)
     return ("protected", shielded) if shielded is not None else None
 
@@ -193,22 +236,25 @@ def _name(graph: RepositoryGraph, digest: str) -> str:
 
 def _decide_repository(
     graph: RepositoryGraph, candidates: list[Candidate], options: PlanOptions, facts: _Facts, *, unread: bool
-) -> tuple[list[PlanRow], list[PlanRow]]:
-    obstacles = {c: why for c in candidates if (why := _not_plannable(c, graph, facts, unread=unread))}
-    usable = [c for c in candidates if c not in obstacles]
+) -> tuple[list[Draft], list[PlanRow]]:
+    # Once in order, and not by the candidate: to hash one takes as long as to judge it.
+    judged = [(c, _not_plannable(c, graph, facts, unread=unread)) for c in candidates]
+    obstacles = {c: why for c, why in judged if why}
+    usable = [c for c, why in judged if not why]
     chosen = {str(c.digest) for c in usable}
     tags = {c.tag for c in usable if c.tag is not None}
     decision = _settle(graph, chosen, tags, options)
-    alone = {c for c in usable if _may_go_alone(c, decision.refused.get(str(c.digest)), options)}
+    refused = [c for c in usable if c.digest in decision.refused]
+    alone = {c for c in refused if _may_go_alone(c, decision.refused[str(c.digest)], options)}
     if not options.allow_empty and _emptied(graph, decision, {str(c.tag) for c in alone}):
         staying = obstacles | dict.fromkeys(usable, ("would_empty", ""))
-        return [], [_refused(c, graph, facts, *why) for c, why in staying.items()]
+        return [], [_refused(c, facts, *why) for c, why in staying.items()]
     rows = _ordered(graph, decision, _reasons(usable), facts)
-    rows += [_row_for_tag(c, facts, graph) for c in usable if c in alone]
+    rows += [_draft_for_tag(c, facts) for c in refused if c in alone]
     # An included digest goes with all its tags, those of unknown age too: none of them stays.
     staying = {c: why for c, why in obstacles.items() if why[0] != "unknown_age" or c.digest not in decision.going}
-    staying |= {c: decision.refused[str(c.digest)] for c in usable if str(c.digest) in decision.refused}
-    return rows, [_refused(c, graph, facts, *why) for c, why in staying.items() if c not in alone]
+    staying |= {c: decision.refused[str(c.digest)] for c in refused}
+    return rows, [_refused(c, facts, *why) for c, why in staying.items() if c not in alone]
 
 
 def _not_plannable(
@@ -217,7 +263,7 @@ def _not_plannable(
     """Return why a candidate cannot even be considered: nothing is known of it, or not enough."""
     if candidate.tag is not None and graph.tags.get(candidate.tag, "") != candidate.digest:
         return "not_in_snapshot", ""
-    if (graph.repository, candidate.tag) in facts.of_v1:
+    if facts.of_v1 and (graph.repository, candidate.tag) in facts.of_v1:
         return "v1", ""
     if candidate.digest is None:
         return ("dangling" if (graph.repository, candidate.tag) in facts.dangling else "unread"), ""
@@ -244,8 +290,8 @@ def _emptied(graph: RepositoryGraph, decision: _Decision, alone: set[str]) -> bo
     return bool(decision.going or alone) and not left
 
 
-def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, str], facts: _Facts) -> list[PlanRow]:
-    """Return the rows with every index before its children and every subject before what refers to it."""
+def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, str], facts: _Facts) -> list[Draft]:
+    """Draft the rows, with every index before its children and every subject before what refers to it."""
     needs = {
         digest: tuple(
             d
@@ -258,18 +304,18 @@ def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, 
     rows, done = [], set[str]()
     for digest in _topological(first, needs):
         role, along = decision.going[digest]
-        fields = facts.fields(graph.repository, digest)
         rows.append(
-            PlanRow(
-                repository=graph.repository,
-                digest=digest,
-                tags=tuple(sorted(graph.tags_of.get(digest, ()))),
-                role=role,
-                reason=reasons.get(digest, ""),
-                because=None if along is None else f"{graph.repository}@{along}",
-                needs=tuple(f"{graph.repository}@{d}" for d in needs[digest] if d in done),
-                **fields,
-            )
+            {
+                "repository": graph.repository,
+                "digest": digest,
+                "tags": tuple(sorted(graph.tags_of.get(digest, ()))),
+                "action": DELETE_MANIFEST,
+                "role": role,
+                "reason": reasons.get(digest, ""),
+                "because": None if along is None else f"{graph.repository}@{along}",
+                "needs": tuple(f"{graph.repository}@{d}" for d in needs[digest] if d in done),
+                **facts.fields(graph.repository, digest),
+            }
         )
         done.add(digest)
     return rows
@@ -279,6 +325,11 @@ def _topological(digests: list[str], needs: Mapping[str, tuple[str, ...]]) -> It
     """Yield the digests, each after what it needs; a cycle, which hashes make all but impossible, is cut."""
     done: set[str] = set()
     for start in digests:
+        if not needs[start]:
+            if start not in done:
+                done.add(start)
+                yield start
+            continue
         stack = [start]
         waiting: set[str] = set()
         while stack:
@@ -301,21 +352,21 @@ def _reasons(candidates: Iterable[Candidate]) -> dict[str, str]:
     return {digest: "; ".join(text for text in texts if text) for digest, texts in reasons.items()}
 
 
-def _row_for_tag(candidate: Candidate, facts: _Facts, graph: RepositoryGraph) -> PlanRow:
-    return PlanRow(
-        repository=candidate.repository,
-        digest=candidate.digest,
-        tags=(str(candidate.tag),),
-        action=DELETE_TAG,
-        reason=candidate.reason,
-        **facts.fields(graph.repository, str(candidate.digest)),
-    )
+def _draft_for_tag(candidate: Candidate, facts: _Facts) -> Draft:
+    return {
+        "repository": candidate.repository,
+        "digest": candidate.digest,
+        "tags": (str(candidate.tag),),
+        "action": DELETE_TAG,
+        "reason": candidate.reason,
+        **facts.fields(candidate.repository, str(candidate.digest)),
+    }
 
 
-def _refused(candidate: Candidate, graph: RepositoryGraph, facts: _Facts, refusal: str, particular: str) -> PlanRow:
+def _refused(candidate: Candidate, facts: _Facts, refusal: str, particular: str) -> PlanRow:
     detail = REFUSALS[refusal].format(particular or "another manifest")
     tags = (candidate.tag,) if candidate.tag is not None else ()
-    fields = facts.fields(graph.repository, candidate.digest) if candidate.digest else {}
+    fields = facts.fields(candidate.repository, candidate.digest) if candidate.digest else {}
     return PlanRow(
         repository=candidate.repository,
         digest=candidate.digest,
@@ -327,25 +378,24 @@ def _refused(candidate: Candidate, graph: RepositoryGraph, facts: _Facts, refusa
     )
 
 
-def _with_bytes(snapshot: Snapshot, rows: list[PlanRow]) -> tuple[list[PlanRow], int, bool]:
-    tally = Holders(snapshot).tally()
-    sized = []
-    for row in rows:
-        before = tally.bytes
-        if row.action == DELETE_MANIFEST:
-            tally.add(row.repository, str(row.digest))
-        sized.append(replace(row, freed_bytes=tally.bytes - before))
-    return sized, tally.bytes, tally.lower_bound
+def _with_bytes(snapshot: Snapshot, drafts: list[Draft]) -> tuple[list[PlanRow], bool]:
+    """Return the rows with what each frees, and whether that is a lower bound."""
+    whole = [place for place, draft in enumerate(drafts) if draft["action"] == DELETE_MANIFEST]
+    pairs = [(drafts[place]["repository"], drafts[place]["digest"]) for place in whole]
+    freed, lower_bound = Holders(snapshot).freed_in_order(pairs)
+    of = dict(zip(whole, freed, strict=True))
+    return [PlanRow(**draft, freed_bytes=of.get(place, 0)) for place, draft in enumerate(drafts)], lower_bound
 
 
 class _Facts:
     """What the tables say of a manifest, by repository and digest."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        known = snapshot.manifests[["repository", "digest", "kind", "media_type", "created", "content_bytes"]].astype(
-            "object"
-        )
-        self._rows = {(row[0], row[1]): row[2:] for row in known.itertuples(index=False, name=None)}
+    def __init__(self, snapshot: Snapshot, graph: Graph) -> None:
+        manifests = snapshot.manifests
+        self._graph, self._repository = graph, ""
+        self._rows: dict[str, int] = {}
+        self._kind, self._media_type = _words(manifests["kind"]), _words(manifests["media_type"])
+        self._created, self._content = manifests["created"], manifests["content_bytes"]
         of_v1 = snapshot.tags[snapshot.tags["image_id"].notna()]
         self.of_v1 = set(zip(of_v1["repository"].astype("object"), of_v1["tag"].astype("object"), strict=True))
         gone = snapshot.problems[(snapshot.problems["error"] == "dangling").fillna(value=False)]
@@ -353,17 +403,30 @@ class _Facts:
 
     def kind(self, repository: str, digest: str) -> str:
         """Return the kind of a manifest, ``unknown`` where it was not read."""
-        return str(self._rows.get((repository, digest), ("unknown",))[0])
+        row = self._row(repository, digest)
+        return "unknown" if row is None else str(self._kind(row))
 
     def fields(self, repository: str, digest: str) -> dict[str, Any]:
         """Return the fields of a `PlanRow` that describe its manifest."""
-        row = self._rows.get((repository, digest))
+        row = self._row(repository, digest)
         if row is None:
             return {}
-        kind, media_type, created, size = row
+        media_type, created, size = self._media_type(row), self._created.array[row], self._content.array[row]
         return {
-            "kind": str(kind),
+            "kind": str(self._kind(row)),
             "media_type": None if pd.isna(media_type) else str(media_type),
             "created": None if pd.isna(created) else created.isoformat(),
             "content_bytes": None if pd.isna(size) else int(size),
         }
+
+    def _row(self, repository: str, digest: str) -> int | None:
+        # One repository after the other is decided: only the rows of the last one are kept by digest.
+        if repository != self._repository:
+            self._repository, self._rows = repository, self._graph.manifest_rows(repository)
+        return self._rows.get(digest)
+
+
+def _words(column: pd.Series[Any]) -> Callable[[int], Any]:
+    """Return a function that returns the value in a row of a category."""
+    codes, words = column.cat.codes.to_numpy(), [*column.cat.categories, float("nan")]
+    return lambda row: words[codes[row]]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
+from regaudit.analysis.graph import Graph
 from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import Digest
@@ -78,7 +81,13 @@ class PlanOptions:
 
     def protects(self, tag: str) -> bool:
         """Return whether a tag never goes."""
-        return any(fnmatch.fnmatchcase(tag, pattern) for pattern in self.protect)
+        return bool(self.protect) and _any_of(self.protect)(tag) is not None
+
+
+@lru_cache(maxsize=16)
+def _any_of(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    """Return a function that tells whether a name matches a pattern: one expression, for a plan asks it of every tag."""
+    return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).match
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +160,19 @@ def parse_candidates(snapshot: Snapshot, given: pd.DataFrame | Iterable[str]) ->
         raise UsageError(
             f"the candidates are of {clean(min(odd), 80)}, the snapshot is of {clean(snapshot.registry, 80)}"
         )
-    digests = _digests_by_tag(snapshot, set(frame["repository"].astype(str)))
-    columns = [name for name in ("repository", "tag", "digest", "reason", "age_days") if name in frame.columns]
-    records = frame[columns].astype("object").to_dict("records")
-    found = [
-        _candidate({k: v for k, v in record.items() if not pd.isna(v)}, digests, aged="age_days" in columns)
-        for record in records
-    ]
-    return _each_once(found)
+    columns = [_values(frame, name) for name in ("repository", "tag", "digest", "reason", "age_days")]
+    digests = _Digests(snapshot)
+    aged = "age_days" in frame.columns
+    return _each_once([_candidate(*values, digests, aged=aged) for values in zip(*columns, strict=True)])
+
+
+def _values(frame: pd.DataFrame, name: str) -> list[Any]:
+    """Return a column as plain values; what is missing is None, as everything of a column that is not there."""
+    if name not in frame.columns:
+        return [None] * len(frame)
+    values = frame[name].astype("object").to_numpy(copy=True)
+    values[frame[name].isna().to_numpy()] = None
+    return list(values.tolist())
 
 
 def _each_once(found: list[Candidate]) -> tuple[Candidate, ...]:
@@ -176,26 +190,43 @@ def _joined(same: list[Candidate]) -> Candidate:
     return replace(same[0], reason="; ".join(reasons), unknown_age=all(candidate.unknown_age for candidate in same))
 
 
-def _candidate(record: dict[str, Any], digests: Mapping[tuple[str, str], str | None], *, aged: bool) -> Candidate:
-    repository, tag = str(record.get("repository", "")), record.get("tag")
-    if not repository or (tag is None and "digest" not in record):
+def _candidate(
+    repository: Any, tag: Any, digest: Any, reason: Any, age: Any, digests: _Digests, *, aged: bool
+) -> Candidate:
+    repository, reason = str(repository or ""), "" if reason is None else str(reason)
+    if not repository or (tag is None and digest is None):
         raise UsageError("a candidate names a repository and a tag, or a repository and a digest")
-    digest = record.get("digest", digests.get((repository, tag)) if tag is not None else None)
-    reason = str(record.get("reason", ""))
+    if digest is None:
+        digest = digests.of(repository, tag)
     return Candidate(
         repository=repository,
         tag=None if tag is None else str(tag),
-        digest=None if digest is None else str(Digest(str(digest))),
+        digest=None if digest is None else digests.checked(str(digest)),
         reason=reason,
         # as stale_tags words it; rows of other questions have no age, and need none
-        unknown_age=aged and "age_days" not in record and (not reason or "older than" in reason),
+        unknown_age=aged and age is None and (not reason or "older than" in reason),
     )
 
 
-def _digests_by_tag(snapshot: Snapshot, repositories: set[str]) -> dict[tuple[str, str], str | None]:
-    mine = snapshot.tags[snapshot.tags["repository"].isin(repositories)]
-    columns = mine[["repository", "tag", "digest"]].astype("object").itertuples(index=False, name=None)
-    return {(repository, tag): digest if isinstance(digest, str) else None for repository, tag, digest in columns}
+class _Digests:
+    """The digests of tags, of the repositories that are asked for; and each digest's grammar, checked once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._graph = Graph(snapshot)
+        self._tags: dict[str, dict[str, str | None]] = {}
+        self._checked: dict[str, str] = {}
+
+    def of(self, repository: str, tag: object) -> str | None:
+        """Return the digest of a tag, or None where the snapshot has none."""
+        if repository not in self._tags:
+            self._tags[repository] = self._graph.tags(repository)
+        return self._tags[repository].get(tag)  # type: ignore[call-overload, no-any-return]  # what is no text is no tag
+
+    def checked(self, digest: str) -> str:
+        """Return a digest of which the grammar was checked, as a plain text."""
+        if digest not in self._checked:
+            self._checked[digest] = str(Digest(digest))
+        return self._checked[digest]
 
 
 def _frame_of_names(names: Iterable[str]) -> pd.DataFrame:

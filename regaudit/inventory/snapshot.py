@@ -13,8 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from regaudit.errors import SnapshotError, UsageError
-from regaudit.inventory.tables import TABLES, check, columns_of, conform, digest_columns, digest_dtype
+from regaudit.errors import SnapshotError
+from regaudit.inventory.parquet import check_digests, read_digests, read_table, write_digests, write_table
+from regaudit.inventory.tables import TABLES, conform, digest_columns, digest_dtype
 from regaudit.text import (
     atomic_write,
     clean,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from regaudit.inventory.difference import Difference
     from regaudit.inventory.image import ImageDetails
 
-FORMAT = "regaudit-snapshot/1"
+FORMAT = "regaudit-snapshot/2"
 _DIGEST_FILE = "digests.parquet"
 _DOCUMENT_FILE = "documents.parquet"
 _HEADER_FILE = "snapshot.json"
@@ -146,11 +147,12 @@ class Snapshot:
         """
         target = owned_folder(folder)
         dictionary = self.tags["digest"].cat.categories
-        encoded = {name: _encoded(name, frame, dictionary) for name, frame in self.tables.items()}
+        for name, frame in self.tables.items():
+            check_digests(name, frame, dictionary)
         (target / _HEADER_FILE).unlink(missing_ok=True)
-        _write_parquet(target / _DIGEST_FILE, pa.table({"digest": pa.array(list(dictionary), pa.string())}))
-        for name, frame in encoded.items():
-            _write_parquet(target / f"{name}.parquet", pa.Table.from_pandas(frame, preserve_index=False))
+        write_digests(target / _DIGEST_FILE, dictionary)
+        for name, frame in self.tables.items():
+            write_table(target / f"{name}.parquet", name, frame)
         _write_parquet(target / _DOCUMENT_FILE, _document_table(self.documents))
         with atomic_write(target / _HEADER_FILE) as file:
             json.dump(self._header(), file, indent=2, sort_keys=True)
@@ -168,11 +170,8 @@ class Snapshot:
         source = Path(folder)
         header = _read_header(source)
         try:
-            dictionary = pq.read_table(source / _DIGEST_FILE)["digest"].to_pylist()
-            tables = {
-                name: _decoded(name, pq.read_table(source / f"{name}.parquet").to_pandas(), dictionary)
-                for name in TABLES
-            }
+            digests = read_digests(source / _DIGEST_FILE)
+            tables = {name: read_table(source / f"{name}.parquet", name, digests) for name in TABLES}
             return cls(
                 registry=header["registry"],
                 taken_at=_time(header["taken_at"]),
@@ -386,32 +385,6 @@ def _read_header(folder: Path) -> dict[str, Any]:
             "audit the registry again, or use the regaudit that wrote it"
         )
     return dict(header)
-
-
-def _encoded(table: str, frame: pd.DataFrame, dictionary: pd.Index[Any]) -> pd.DataFrame:
-    """Replace digests by their positions in the dictionary; a missing one is missing."""
-    check(table, frame)
-    codes = {}
-    for name in digest_columns(table):
-        # Equal dtypes may list their categories in another order, and positions would name other digests.
-        if not frame[name].cat.categories.equals(dictionary):
-            raise UsageError(
-                f"{table}.{name} has its own dictionary of digests: make the tables by Snapshot.from_columns"
-            )
-        code = pd.Series(frame[name].cat.codes, index=frame.index).astype("Int32")
-        codes[name] = code.mask(code < 0)
-    return frame.assign(**codes)
-
-
-def _decoded(table: str, frame: pd.DataFrame, dictionary: list[str]) -> pd.DataFrame:
-    # In the order of the file: the positions count in it.
-    dtype = pd.CategoricalDtype(pd.Index(dictionary, dtype=object))
-    for name in digest_columns(table):
-        codes = frame[name].astype("Int32").fillna(-1).to_numpy(dtype="int32")
-        frame[name] = pd.Categorical.from_codes(codes, dtype=dtype)
-    decoded = conform(table, {name: frame[name] for name in columns_of(table)}, dtype)
-    check(table, decoded)
-    return decoded
 
 
 def _document_table(documents: Documents) -> pa.Table:

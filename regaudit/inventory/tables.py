@@ -19,7 +19,7 @@ from regaudit.text import clean
 
 TIME_DTYPE = "datetime64[us, UTC]"
 
-_PLAIN_DTYPES = {
+PLAIN_DTYPES = {
     "text": "string",
     "json": "string",
     "count": "Int64",
@@ -196,7 +196,7 @@ def check(table: str, frame: pd.DataFrame) -> None:
         raise UsageError(f"the {table} table has the columns {', '.join(columns_of(table))}, in this order")
     for column in TABLES[table]:
         dtype = frame[column.name].dtype
-        wanted = _PLAIN_DTYPES.get(column.type, "category")
+        wanted = PLAIN_DTYPES.get(column.type, "category")
         if dtype != wanted:
             raise UsageError(f"{table}.{column.name} has the dtype {dtype}; it must be {wanted}")
 
@@ -207,10 +207,12 @@ def _series(column: Column, values: Sequence[Any] | pd.Series[Any], digests: pd.
     if column.type == "word":
         return _category(column, values, pd.CategoricalDtype(list(column.words)))
     if column.type == "name":
-        return pd.Series(pd.Categorical(values))
+        named = pd.Categorical(values)
+        # Of nothing but missing values pandas makes categories that are numbers.
+        return pd.Series(named if len(named.categories) else pd.Categorical.from_codes(named.codes, []))
     if isinstance(values, pd.Series):
-        return values.reset_index(drop=True).astype(_PLAIN_DTYPES[column.type])
-    return pd.Series(list(values), dtype=_PLAIN_DTYPES[column.type])
+        return values.reset_index(drop=True).astype(PLAIN_DTYPES[column.type])
+    return pd.Series(list(values), dtype=PLAIN_DTYPES[column.type])
 
 
 def _category(column: Column, values: Sequence[Any] | pd.Series[Any], dtype: pd.CategoricalDtype) -> pd.Series[Any]:
