@@ -414,7 +414,7 @@ def test_how_a_manifest_was_found_does_not_depend_on_which_answer_came_first(emp
     with door.bulk() as bulk:
         for way in order:
             reading._meet(bulk, APP, manifest, way, 0)
-    assert reading.found[APP, manifest.digest].discovered_by == "tag"
+    assert reading.found.tables()["manifests"]["discovered_by"].tolist() == ["tag"]
 
 
 def test_aliases_share_a_digest_and_are_counted(empty, door):
