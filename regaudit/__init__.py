@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from regaudit.client.repository import BlobUpload as BlobUpload
     from regaudit.client.repository import Repository as Repository
     from regaudit.errors import RegauditError as RegauditError
+    from regaudit.inventory.cache import Cache as Cache
     from regaudit.inventory.collect import collect as collect
     from regaudit.inventory.reading import Progress as Progress
     from regaudit.inventory.snapshot import Snapshot as Snapshot
@@ -70,6 +71,7 @@ _HOMES = {
     "regaudit.client.registry": ("Registry",),
     "regaudit.client.repository": ("BlobUpload", "Repository"),
     "regaudit.errors": ("RegauditError",),
+    "regaudit.inventory.cache": ("Cache",),
     "regaudit.inventory.collect": ("collect",),
     "regaudit.inventory.reading": ("Progress",),
     "regaudit.inventory.snapshot": ("Snapshot",),

@@ -33,7 +33,7 @@ def door(empty):
 
 
 def read(door, *patterns, **options):
-    return collect(door, *patterns, progress=False, **options)
+    return collect(door, *patterns, progress=False, **{"cache": None, **options})
 
 
 def dump(document):

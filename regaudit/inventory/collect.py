@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from regaudit.client.registry import Registry
+from regaudit.inventory.cache import Cache
 from regaudit.inventory.collect_v1 import ReadingV1
 from regaudit.inventory.collect_v2 import ReadingV2
 from regaudit.inventory.reading import Progress, Selection
@@ -22,6 +24,7 @@ def collect(
     *patterns: str,
     exclude: Iterable[str] = (),
     progress: bool | Callable[[Progress], None] = True,
+    cache: Cache | str | os.PathLike[str] | bool | None = True,
     referrers: bool = True,
     documents: bool = True,
     head_first: bool | None = None,
@@ -45,6 +48,12 @@ def collect(
         Patterns of repositories to leave out.
     progress : bool or callable
         True shows a bar; a callable is given a `Progress` after each result.
+    cache : Cache, path, bool or None
+        Manifests and configs that were read before: True is the user's own cache, a path another folder, None
+        none. What a tag is on is always asked of the registry, and costs a HEAD where it has not moved. What
+        hangs on an unmoved tag (the children of an index, configs) is not asked for again if it was there the last
+        time: a child that somebody has deleted since, behind the index's back, is noticed only with ``cache=None``.
+        One that was missing the last time is asked for again.
     referrers : bool
         Ask for the referrers of every digest where the registry offers that. Without it nothing can be
         deleted, because what a deletion would orphan is not known.
@@ -71,12 +80,28 @@ def collect(
         reading: ReadingV2 | ReadingV1 = ReadingV1(registry, selection)
     else:
         reading = ReadingV2(registry, selection, referrers=referrers, keep=documents, head_first=metered)
-    with _shown(progress=progress) as show:
+    with _shown(progress=progress) as show, _opened(cache=cache) as opened:
+        reading.cache = opened
         reading.run(show)
     spent = Counter(registry.session.counts)
     spent.subtract(before)
     asked = (*patterns, *(f"!{pattern}" for pattern in selection.excluded))
     return reading.snapshot(asked, {purpose: count for purpose, count in spent.items() if count})
+
+
+@contextmanager
+def _opened(*, cache: Cache | str | os.PathLike[str] | bool | None) -> Iterator[Cache | None]:
+    """Give the cache to use; one that was opened here is closed here."""
+    if isinstance(cache, Cache):
+        try:
+            yield cache
+        finally:
+            cache.flush()
+    elif cache is None or cache is False:
+        yield None
+    else:
+        with Cache(None if cache is True else cache) as opened:
+            yield opened
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from regaudit.client.exchange import Conversation, Once
 from regaudit.client.grants import SessionV1
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
+from regaudit.inventory.cache import Cache
 from regaudit.inventory.columns import MISSING, NAT, frame, microseconds
 from regaudit.inventory.reading import Progress, Selection, problem_table
 from regaudit.inventory.snapshot import Snapshot
@@ -55,6 +56,7 @@ class ReadingV1:
 
     registry: Registry
     selection: Selection
+    cache: Cache | None = None  # nothing in v1 is known by its bytes: it has no use for one
     taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     layers: dict[str, _Layer] = field(default_factory=dict)
     tags: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)

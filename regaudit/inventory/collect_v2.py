@@ -16,6 +16,7 @@ from regaudit.client.bulk import Bulk, Result
 from regaudit.client.exchange import Conversation
 from regaudit.client.registry import Registry
 from regaudit.errors import BadManifest, NotFound, RegistryError
+from regaudit.inventory.cache import Cache
 from regaudit.inventory.found import Found
 from regaudit.inventory.reading import Progress, Selection, problem_table
 from regaudit.inventory.snapshot import Document, Documents, Snapshot
@@ -58,10 +59,13 @@ class ReadingV2:
     referrers: bool
     keep: bool
     head_first: bool
+    cache: Cache | None = None
     taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     found: Found = field(init=False)
     documents: dict[str, Document] = field(default_factory=dict)
-    waiting: deque[tuple[str, Iterator[str]]] = field(default_factory=deque)
+    places: dict[str, int] = field(default_factory=dict)
+    cached: int = 0
+    waiting: deque[tuple[str, Iterator[str], frozenset[str]]] = field(default_factory=deque)
     under_way: int = 0
     wanted: dict[int, list[_Want]] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
@@ -90,6 +94,8 @@ class ReadingV2:
                 for result in bulk.results():
                     self._take(bulk, result)
                     self._feed(bulk)
+                    if self.cache is not None:
+                        self.cache.tend()
                     show(self._progress())
         except KeyboardInterrupt:
             self._interrupted()
@@ -113,13 +119,13 @@ class ReadingV2:
     def _feed(self, bulk: Bulk) -> None:
         """Ask for more tags where there is room."""
         while self.waiting and self.under_way < _MOST_TAGS_UNDER_WAY:
-            repository, tags = self.waiting[0]
+            repository, tags, known = self.waiting[0]
             tag = next(tags, None)
             if tag is None:
                 self.waiting.popleft()
                 continue
             self.under_way += 1
-            if self.head_first:
+            if self.head_first or tag in known:
                 bulk.submit((repository, "head", tag), v2.head_manifest(self.registry.session, repository, tag))
             else:
                 bulk.submit((repository, "tag", tag), v2.get_manifest(self.registry.session, repository, tag))
@@ -164,7 +170,11 @@ class ReadingV2:
             self._failed(repository, None, "tags", listing.error)
         self.tags_total += len(listing.names)
         self._expect(repository, len(listing.names))
-        self.waiting.append((repository, iter(listing.names)))
+        known: frozenset[str] = frozenset()
+        if self.cache is not None:
+            self.places[repository] = self.cache.place(self.registry.host, repository)
+            known = self.cache.known_tags(self.places[repository], listing.names, complete=listing.error is None)
+        self.waiting.append((repository, iter(listing.names), known))
 
     def _take_head(self, bulk: Bulk, result: Result, repository: str, tag: str) -> None:
         head: v2.Head | None = result.value
@@ -175,7 +185,9 @@ class ReadingV2:
             self._submit(bulk, repository, ("tag", tag), conversation)
         elif self.found.knows(self.found.key(repository, head.digest), head.media_type):
             self.found.find_again(self.found.key(repository, head.digest), "tag")
-            self._settle_tag(repository, tag, head.digest)
+            self._settle_tag(repository, tag, head.digest, head.media_type)
+        elif self._meet_cached(bulk, repository, head.digest, head.media_type, _Want("tag"), anywhere=True):
+            self._settle_tag(repository, tag, head.digest, head.media_type)
         else:
             self._want(bulk, repository, head.digest, _Want("tag", 0, tag))
 
@@ -185,13 +197,19 @@ class ReadingV2:
             self._lose_tag(repository, tag, result.error)
             return
         self._meet(bulk, repository, manifest, "tag", 0)
-        self._settle_tag(repository, tag, manifest.digest)
+        self._settle_tag(repository, tag, manifest.digest, manifest.media_type)
 
-    def _settle_tag(self, repository: str, tag: str, digest: Digest | None) -> None:
+    def _settle_tag(self, repository: str, tag: str, digest: Digest | None, media_type: str = "") -> None:
         """Note what a tag is on. After its manifest: an interrupt in between must not leave a tag on something unknown."""
         self.under_way -= 1
         self.tags_done += 1
         self.found.add_tag(repository, tag, digest)
+        if self.cache is None:
+            return
+        if digest is None:
+            self.cache.forget_tag(self.places[repository], tag)
+        else:
+            self.cache.set_tag(self.places[repository], tag, digest, media_type)
 
     def _lose_tag(self, repository: str, tag: str, error: RegistryError | None) -> None:
         self._settle_tag(repository, tag, None)
@@ -210,7 +228,7 @@ class ReadingV2:
         for want in wants:
             self._meet(bulk, repository, result.value, want.way, want.depth)
             if want.tag is not None:
-                self._settle_tag(repository, want.tag, digest)
+                self._settle_tag(repository, want.tag, digest, result.value.media_type)
 
     def _lose_manifest(self, repository: str, digest: Digest, wants: list[_Want], error: RegistryError | None) -> None:
         for tag in (want.tag for want in wants if want.tag is not None):
@@ -220,6 +238,7 @@ class ReadingV2:
             return
         self.lost.add(self.found.key(repository, digest))
         if isinstance(error, NotFound):
+            self._release(repository, digest)
             self.found.missing.add(self.found.key(repository, digest))
             message = f"listed as a {'child' if ways[0] == 'index' else ways[0]}, and not there"
             self._failed(repository, digest, "manifest", error, kind="missing_child", message=message, blocking=False)
@@ -230,19 +249,36 @@ class ReadingV2:
         media_type, needing = self.needing.pop(digest)
         waiting = needing - {repository}
         if result.error is not None:
+            if isinstance(result.error, NotFound):
+                self._release(repository, digest)
             # definitely gone, it can protect nothing: only the image's own age and labels are not known
             self._failed(repository, digest, "config", result.error, blocking=not isinstance(result.error, NotFound))
             if waiting:  # a blob is asked for in a repository, and another one may have it
                 self._ask_config(bulk, min(waiting), digest, media_type, waiting)
             return
+        if self.cache is not None:
+            self.cache.add(self.places[repository], digest, "", result.value)
+        self._take_in_config(digest, media_type, result.value, needing)
+
+    def _take_in_config(self, digest: Digest, media_type: str, raw: bytes, needing: set[str]) -> None:
+        for name in needing:
+            self._hold(name, digest, "")
         try:
-            self.found.add_config(digest, parse_image_config(result.value))
+            self.found.add_config(digest, parse_image_config(raw))
         except BadManifest:
             self.bad_configs.add(digest)
-            for name in {repository, *waiting}:
+            for name in needing:
                 self._bad_config(name, digest)
         else:
-            self._keep(digest, media_type, result.value)
+            self._keep(digest, media_type, raw)
+
+    def _hold(self, repository: str, digest: Digest, media_type: str) -> None:
+        if self.cache is not None:
+            self.cache.hold(self.places[repository], digest, media_type)
+
+    def _release(self, repository: str, digest: Digest) -> None:
+        if self.cache is not None:
+            self.cache.release(self.places[repository], digest)
 
     def _bad_config(self, repository: str, digest: Digest) -> None:
         message = "the image config is not a JSON object that can be believed: age, platform and labels are not known"
@@ -253,24 +289,56 @@ class ReadingV2:
             self._failed(repository, digest, "referrers", result.error)
             return
         for descriptor in result.value or ():
-            self._read_manifest(bulk, repository, descriptor, _Want("referrer", depth + 1))
+            # the registry lists it now: if the cache has it from here, it is still here
+            self._read_manifest(bulk, repository, descriptor, _Want("referrer", depth + 1), there=True)
 
-    def _meet(self, bulk: Bulk, repository: str, manifest: AnyManifest, discovered_by: str, depth: int) -> None:
-        """Take in a manifest, and ask for what hangs on it."""
+    def _meet_cached(
+        self, bulk: Bulk, repository: str, digest: Digest, media_type: str, want: _Want, *, anywhere: bool = False
+    ) -> bool:
+        """Meet a manifest that the cache has, from this repository or else from anywhere; return whether it has."""
+        if self.cache is None:
+            return False
+        manifest = self.cache.manifest(digest, media_type, None if anywhere else self.places[repository])
+        if manifest is None:
+            return False
+        self.cached += 1
+        self._meet(bulk, repository, manifest, want.way, want.depth, cached=True)
+        return True
+
+    def _meet(
+        self,
+        bulk: Bulk,
+        repository: str,
+        manifest: AnyManifest,
+        discovered_by: str,
+        depth: int,
+        *,
+        cached: bool = False,
+    ) -> None:
+        """Take in a manifest, and ask for what hangs on it: where it is from the cache, what is there needs no asking."""
         key = self.found.key(repository, manifest.digest)
         if self.found.knows(key):
             self.found.find_again(key, discovered_by)
             return
         self.found.add(key, manifest, discovered_by)
         self._keep(manifest.digest, manifest.media_type, manifest.raw)
+        self._remember(repository, manifest, cached=cached)
         if isinstance(manifest, LegacyManifest):
             return
         if isinstance(manifest, Index):
-            self._read_children(bulk, repository, manifest, depth)
+            self._read_children(bulk, repository, manifest, depth, cached=cached)
         else:
             self._read_config(bulk, repository, manifest)
         if self.referrers and self.registry.session.capabilities.get("referrers", True):
             self._read_referrers(bulk, repository, manifest.digest, depth)
+
+    def _remember(self, repository: str, manifest: AnyManifest, *, cached: bool) -> None:
+        if self.cache is None:
+            return
+        if cached:
+            self.cache.hold(self.places[repository], manifest.digest, manifest.media_type)
+        else:
+            self.cache.add(self.places[repository], manifest.digest, manifest.media_type, manifest.raw)
 
     def _keep(self, digest: Digest, media_type: str, raw: bytes) -> None:
         if self.keep:
@@ -284,19 +352,22 @@ class ReadingV2:
         conversation = v2.listed_referrers(self.registry.session, repository, digest)
         self._submit(bulk, repository, ("referrers", digest, depth), conversation)
 
-    def _read_children(self, bulk: Bulk, repository: str, index: Index, depth: int) -> None:
+    def _read_children(self, bulk: Bulk, repository: str, index: Index, depth: int, *, cached: bool) -> None:
         if depth >= _DEEPEST_INDEX or len(index.manifests) > _WIDEST_INDEX:
             message = f"an index nested deeper than {_DEEPEST_INDEX} or wider than {_WIDEST_INDEX}: its children were not read"
             self._problem(repository, index.digest, "manifest", "too_deep", message, blocking=True)
             return
         for descriptor in index.manifests:
-            self._read_manifest(bulk, repository, descriptor, _Want("index", depth + 1))
+            self._read_manifest(bulk, repository, descriptor, _Want("index", depth + 1), there=cached)
 
-    def _read_manifest(self, bulk: Bulk, repository: str, descriptor: Descriptor, want: _Want) -> None:
+    def _read_manifest(self, bulk: Bulk, repository: str, descriptor: Descriptor, want: _Want, *, there: bool) -> None:
         key = self.found.key(repository, descriptor.digest)
         if self.found.knows(key):
             self.found.find_again(key, want.way)
-        elif key not in self.lost:
+            return
+        if there and self._meet_cached(bulk, repository, descriptor.digest, descriptor.media_type, want):
+            return
+        if key not in self.lost:
             self._want(bulk, repository, descriptor.digest, want)
 
     def _read_config(self, bulk: Bulk, repository: str, manifest: Manifest) -> None:
@@ -307,7 +378,12 @@ class ReadingV2:
             self.needing[digest][1].add(repository)
         elif digest in self.bad_configs:
             self._bad_config(repository, digest)
-        elif not self.found.has_config(digest):
+        elif self.found.has_config(digest):
+            self._hold(repository, digest, "")
+        elif self.cache is not None and (raw := self.cache.config(digest, self.places[repository])) is not None:
+            self.cached += 1
+            self._take_in_config(digest, media_type, raw, {repository})
+        else:
             self._ask_config(bulk, repository, digest, media_type, {repository})
 
     def _ask_config(self, bulk: Bulk, repository: str, digest: Digest, media_type: str, waiting: set[str]) -> None:
@@ -388,6 +464,7 @@ class ReadingV2:
             problems=problem_table(self.problems),
             documents=Documents(self.documents),
             requests=requests,
+            cached=self.cached,
             **tables,
         )
 

@@ -132,11 +132,12 @@ def ranks(texts: Sequence[str], used: Iterable[Any]) -> tuple[list[str], Codes]:
     for numbers in used:
         occurs[numbers] = True
     chosen = np.flatnonzero(occurs[:-1])
-    values = pa.array(texts, pa.large_string()).take(pa.array(chosen))
-    order = pc.array_sort_indices(values)
+    # bytes of UTF-8 sort as Python sorts text; the texts themselves are not made a second time
+    order = pc.array_sort_indices(pa.array([texts[number] for number in chosen.tolist()], pa.large_string()))
+    chosen = chosen[order.to_numpy()]
     places = np.full(len(texts) + 1, MISSING, dtype=np.int32)
-    places[chosen[order.to_numpy()]] = np.arange(len(chosen), dtype=np.int32)
-    return values.take(order).to_pylist(), places
+    places[chosen] = np.arange(len(chosen), dtype=np.int32)
+    return [texts[number] for number in chosen.tolist()], places
 
 
 def ranges(starts: Whole, counts: Whole) -> Whole:

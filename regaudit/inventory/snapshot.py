@@ -91,6 +91,8 @@ class Snapshot:
         Manifests and image configs by digest, as raw bytes; empty where they were not kept.
     requests : dict
         How many requests of each kind the reading took.
+    cached : int
+        How many manifests and configs it took from the cache instead.
     """
 
     registry: str
@@ -105,6 +107,7 @@ class Snapshot:
     problems: pd.DataFrame
     documents: Documents = field(default_factory=Documents)
     requests: Mapping[str, int] = field(default_factory=dict)
+    cached: int = 0
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Mapping[str, list[Any]]], **fields: Any) -> Snapshot:
@@ -177,6 +180,7 @@ class Snapshot:
                 patterns=tuple(header["patterns"]),
                 repositories=tuple(header["repositories"]),
                 requests=header["requests"],
+                cached=header.get("cached", 0),
                 documents=Documents(path=source / _DOCUMENT_FILE),
                 **tables,
             )
@@ -201,6 +205,7 @@ class Snapshot:
             "patterns": list(self.patterns),
             "repositories": list(self.repositories),
             "requests": dict(self.requests),
+            "cached": self.cached,
             "rows": {name: len(frame) for name, frame in self.tables.items()},
         }
 
@@ -222,6 +227,7 @@ class Snapshot:
             "storage": self._storage(),
             "ages": f"{ages}; unknown: {unknown:,}",
             "largest": self._largest(),
+            "requests": self._request_line(),
             "problems": self._problem_line(),
         }
         return {heading: clean(text, 400) for heading, text in lines.items()}
@@ -272,6 +278,11 @@ class Snapshot:
         held = self.blobs.drop_duplicates(["repository", "digest"])
         sizes = held.groupby("repository", observed=True)["size_bytes"].sum().sort_values(ascending=False).head(3)
         return ", ".join(f"{name} {human_bytes(size)}" for name, size in sizes.items()) or "nothing stored"
+
+    def _request_line(self) -> str:
+        kinds = sorted(self.requests.items(), key=lambda item: (-item[1], item[0]))
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds) or "none"
+        return counted + (f"; {self.cached:,} documents came from the cache" if self.cached else "")
 
     def _problem_line(self) -> str:
         if self.problems.empty:
