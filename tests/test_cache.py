@@ -184,7 +184,7 @@ def test_what_another_repository_has_is_not_taken_for_what_this_one_has(store, d
         assert set(snapshot.problems["repository"]) == {WEB}
 
 
-def test_what_an_interrupted_reading_got_is_not_got_again(filled, sample, tmp_path):
+def test_what_an_interrupted_reading_got_is_not_got_again(sample, tmp_path, every_result):
     with Sandbox(referrers=False) as server, Registry(server.host) as door:
         server.store.load(sample)
         whole, cold = read(door, cache=None)

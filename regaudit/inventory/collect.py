@@ -11,7 +11,8 @@ from regaudit.client.registry import Registry
 from regaudit.inventory.cache import Cache
 from regaudit.inventory.collect_v1 import ReadingV1
 from regaudit.inventory.collect_v2 import ReadingV2
-from regaudit.inventory.reading import Progress, Selection
+from regaudit.inventory.progress import Progress, shown
+from regaudit.inventory.reading import Selection
 from regaudit.inventory.snapshot import Snapshot
 
 # Where a GET of a manifest is metered or counts as a pull, HEAD comes first: Docker Hub says so of its
@@ -47,7 +48,7 @@ def collect(
     exclude : iterable of str
         Patterns of repositories to leave out.
     progress : bool or callable
-        True shows a bar; a callable is given a `Progress` after each result.
+        True shows a bar; a callable is given a `Progress`, up to ten times a second and at the end.
     cache : Cache, path, bool or None
         Manifests and configs that were read before: True is the user's own cache, a path another folder, None
         none. What a tag is on is always asked of the registry, and costs a HEAD where it has not moved. What
@@ -80,7 +81,7 @@ def collect(
         reading: ReadingV2 | ReadingV1 = ReadingV1(registry, selection)
     else:
         reading = ReadingV2(registry, selection, referrers=referrers, keep=documents, head_first=metered)
-    with _shown(progress=progress) as show, _opened(cache=cache) as opened:
+    with shown(progress=progress) as show, _opened(cache=cache) as opened:
         reading.cache = opened
         reading.run(show)
     spent = Counter(registry.session.counts)
@@ -102,28 +103,6 @@ def _opened(*, cache: Cache | str | os.PathLike[str] | bool | None) -> Iterator[
     else:
         with Cache(None if cache is True else cache) as opened:
             yield opened
-
-
-@contextmanager
-def _shown(*, progress: bool | Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
-    """Give the callback that shows progress: the caller's own, a bar, or nothing."""
-    if callable(progress):
-        yield progress
-    elif not progress:
-        yield lambda _: None
-    else:
-        from tqdm.auto import tqdm
-
-        # nothing from a registry goes into the bar's text: in a notebook it is HTML
-        with tqdm(total=0, unit="tag", desc="reading") as bar:
-
-            def show(state: Progress) -> None:
-                bar.total = state.tags_total
-                bar.set_postfix(repositories=f"{state.repositories_done}/{state.repositories_total}", refresh=False)
-                bar.update(state.tags_done - bar.n)
-
-            yield show
-            bar.refresh()
 
 
 __all__ = ["collect"]

@@ -23,13 +23,16 @@ from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
 from regaudit.inventory.cache import Cache
 from regaudit.inventory.columns import MISSING, NAT, frame, microseconds
-from regaudit.inventory.reading import Progress, Selection, problem_table
+from regaudit.inventory.progress import Meter, Progress
+from regaudit.inventory.reading import Selection, problem_table
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.tables import CREATED_SOURCES, KINDS, PUSHED_SOURCES, digest_dtype
 from regaudit.manifest import LARGEST_SIZE, believable
 from regaudit.text import redact
 
 logger = logging.getLogger("regaudit.inventory")
+
+_LISTINGS = frozenset({"catalog", "tags"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class ReadingV1:
     pending: Counter[str] = field(default_factory=Counter)
     problems: list[dict[str, Any]] = field(default_factory=list)
     tags_done: int = 0
+    listing: int = 0
 
     def run(self, show: Callable[[Progress], None]) -> None:
         """Read everything selected, showing how far it has come."""
@@ -75,9 +79,8 @@ class ReadingV1:
                     self._submit(bulk, "", ("catalog",), v1.search(self._session, ""))
                 for name in self.selection.literals:
                     self._read_repository(bulk, v1.full_name(name))
-                for result in bulk.results():
+                for result in Meter(self, self.registry.session.counts, show).results(bulk):
                     self._take(bulk, result)
-                    show(self._progress())
         except KeyboardInterrupt:
             self._interrupted()
 
@@ -89,6 +92,7 @@ class ReadingV1:
 
     def _submit(self, bulk: Bulk, repository: str, key: tuple[str, ...], conversation: Conversation[Any]) -> None:
         self.pending[repository] += 1
+        self.listing += key[0] in _LISTINGS
         bulk.submit((repository, *key), conversation)
 
     def _read_repository(self, bulk: Bulk, name: str) -> None:
@@ -143,6 +147,7 @@ class ReadingV1:
         else:
             self._take_image(result, repository, rest[0])
         self.pending[repository] -= 1
+        self.listing -= what in _LISTINGS
 
     def _take_catalog(self, bulk: Bulk, result: Result) -> None:
         found: v1.Search | None = result.value
@@ -234,11 +239,11 @@ class ReadingV1:
             message = "the reading was interrupted"
             self._note(name or None, None, stage, error="interrupted", message=message, blocking=True)
 
-    def _progress(self) -> Progress:
+    def counted(self) -> tuple[int, int, int, bool]:
+        """Return tags listed, repositories done, repositories to be read, and whether all tags are listed."""
         total = len(self.repositories)
         unfinished = sum(bool(self.pending[name]) for name in self.repositories)
-        requests = sum(self.registry.session.counts.values())
-        return Progress(self.tags_done, len(self.tags), total - unfinished, total, requests)
+        return len(self.tags), total - unfinished, total, not self.listing
 
     # -- tables -------------------------------------------------------------------------------
 

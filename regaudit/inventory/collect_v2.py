@@ -18,7 +18,8 @@ from regaudit.client.registry import Registry
 from regaudit.errors import BadManifest, NotFound, RegistryError
 from regaudit.inventory.cache import Cache
 from regaudit.inventory.found import Found
-from regaudit.inventory.reading import Progress, Selection, problem_table
+from regaudit.inventory.progress import Meter, Progress
+from regaudit.inventory.reading import Selection, problem_table
 from regaudit.inventory.snapshot import Document, Documents, Snapshot
 from regaudit.manifest import (
     IMAGE_CONFIG_TYPES,
@@ -34,6 +35,7 @@ from regaudit.text import redact
 
 logger = logging.getLogger("regaudit.inventory")
 
+_LISTINGS = frozenset({"catalog", "tags"})
 # An index nests once or twice; these bounds end a walk that a hostile registry never would.
 _DEEPEST_INDEX = 8
 _WIDEST_INDEX = 10_000
@@ -77,6 +79,7 @@ class ReadingV2:
     problems: list[dict[str, Any]] = field(default_factory=list)
     tags_total: int = 0
     tags_done: int = 0
+    listing: int = 0
 
     def __post_init__(self) -> None:
         self.found = Found(self.registry.host, self.taken_at)
@@ -91,17 +94,17 @@ class ReadingV2:
                     self._submit(bulk, "", ("catalog",), v2.catalog(self.registry.session))
                 for name in self.selection.literals:
                     self._read_repository(bulk, name)
-                for result in bulk.results():
+                for result in Meter(self, self.registry.session.counts, show).results(bulk):
                     self._take(bulk, result)
                     self._feed(bulk)
                     if self.cache is not None:
                         self.cache.tend()
-                    show(self._progress())
         except KeyboardInterrupt:
             self._interrupted()
 
     def _submit(self, bulk: Bulk, repository: str, key: tuple[Any, ...], conversation: Conversation[Any]) -> None:
         self._expect(repository, 1)
+        self.listing += key[0] in _LISTINGS
         bulk.submit((repository, *key), conversation)
 
     def _expect(self, repository: str, answers: int) -> None:
@@ -146,6 +149,7 @@ class ReadingV2:
         repository, what, *rest = key
         getattr(self, f"_take_{what}")(bulk, result, repository, *rest)
         # Only now, so that an interrupt in the lines above leaves the repository unread.
+        self.listing -= what in _LISTINGS
         self.pending[repository] -= 1
         self.unfinished -= repository in self.repositories and not self.pending[repository]
 
@@ -445,10 +449,10 @@ class ReadingV2:
             stage = "tags" if name else "catalog"
             self._problem(name or None, None, stage, "interrupted", "the reading was interrupted", blocking=True)
 
-    def _progress(self) -> Progress:
+    def counted(self) -> tuple[int, int, int, bool]:
+        """Return tags listed, repositories done, repositories to be read, and whether all tags are listed."""
         total = len(self.repositories)
-        requests = sum(self.registry.session.counts.values())
-        return Progress(self.tags_done, self.tags_total, total - self.unfinished, total, requests)
+        return self.tags_total, total - self.unfinished, total, not self.listing
 
     # -- tables -------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What every reading of a registry has, of whichever interface: what is selected, how far it is, and what was not read."""
+"""What every reading of a registry has, of whichever interface: what is selected, and what was not read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,6 @@ from regaudit.errors import UsageError
 from regaudit.inventory.tables import columns_of, conform, digest_dtype
 from regaudit.reference import check_pattern, compile_pattern, is_literal
 from regaudit.text import clean
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a reading has come."""
-
-    tags_done: int
-    tags_total: int
-    repositories_done: int
-    repositories_total: int
-    requests: int
 
 
 @dataclass(frozen=True, slots=True)
