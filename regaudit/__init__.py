@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from regaudit.errors import RegauditError as RegauditError
     from regaudit.inventory.cache import Cache as Cache
     from regaudit.inventory.collect import collect as collect
+    from regaudit.inventory.estimate import Estimate as Estimate
     from regaudit.inventory.progress import Progress as Progress
     from regaudit.inventory.snapshot import Snapshot as Snapshot
     from regaudit.log import show_log as show_log
@@ -73,6 +74,7 @@ _HOMES = {
     "regaudit.errors": ("RegauditError",),
     "regaudit.inventory.cache": ("Cache",),
     "regaudit.inventory.collect": ("collect",),
+    "regaudit.inventory.estimate": ("Estimate",),
     "regaudit.inventory.progress": ("Progress",),
     "regaudit.inventory.snapshot": ("Snapshot",),
     "regaudit.log": ("show_log",),

@@ -119,7 +119,10 @@ _journal = click.option(
 
 @main.command()
 @click.argument("targets", nargs=-1, required=True, metavar="HOST[/PATTERN]...")
-@click.option("--out", required=True, metavar="DIR", help="Folder for the CSV files and the snapshot.")
+@click.option("--out", metavar="DIR", help="Folder for the CSV files and the snapshot.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what it would cost: requests, time, rate limit. Writes nothing."
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out repositories like this; may be repeated.")
 @click.option(
     "--no-referrers", is_flag=True, help="Do not ask for signatures and SBOMs; such a snapshot cannot be cleaned."
@@ -131,7 +134,8 @@ _journal = click.option(
 @_connection_options
 def audit(
     targets: tuple[str, ...],
-    out: str,
+    out: str | None,
+    dry_run: bool,
     exclude: tuple[str, ...],
     no_referrers: bool,
     quiet: bool,
@@ -150,10 +154,17 @@ def audit(
     if no_cache and cache_folder is not None:
         raise UsageError("--cache and --no-cache contradict each other: give one of them")
     host, patterns = _one_host(targets)
-    folder = owned_folder(out)
     options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers, "progress": not quiet}
+    options["cache"] = None if no_cache else cache_folder or True
+    if dry_run:
+        with connect(host) as registry:
+            click.echo(collect(registry, *patterns, dry_run=True, **options))
+        return
+    if out is None:
+        raise UsageError("say where the result goes: --out DIR, or --dry-run to see what it would cost")
+    folder = owned_folder(out)
     with connect(host) as registry:
-        snapshot = collect(registry, *patterns, cache=None if no_cache else cache_folder or True, **options)
+        snapshot = collect(registry, *patterns, **options)
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
     if snapshot.tags[["digest", "image_id"]].isna().all(axis=None) and not snapshot.complete and not interrupted:
         _fail(f"nothing could be read: {snapshot.problems['message'].iloc[0]}", 1)

@@ -6,11 +6,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack, overload
 
 from regaudit.client.registry import Registry
-from regaudit.inventory.cache import Cache
+from regaudit.inventory.cache import FILE_NAME, Cache, default_folder
 from regaudit.inventory.collect_v1 import ReadingV1
 from regaudit.inventory.collect_v2 import ReadingV2
+from regaudit.inventory.estimate import Estimate, Survey
 from regaudit.inventory.progress import Progress, shown
 from regaudit.inventory.reading import Selection
 from regaudit.inventory.snapshot import Snapshot
@@ -18,6 +21,27 @@ from regaudit.inventory.snapshot import Snapshot
 # Where a GET of a manifest is metered or counts as a pull, HEAD comes first: Docker Hub says so of its
 # rate limit ("HEAD requests are not counted"), GHCR counts downloads.
 _METERED = frozenset({"docker.io", "ghcr.io"})
+
+
+class _Options(TypedDict, total=False):
+    """The options of `collect`, for type checkers."""
+
+    exclude: Iterable[str]
+    progress: bool | Callable[[Progress], None]
+    cache: Cache | str | os.PathLike[str] | bool | None
+    referrers: bool
+    documents: bool
+    head_first: bool | None
+
+
+@overload
+def collect(
+    registry: Registry, *patterns: str, dry_run: Literal[False] = False, **options: Unpack[_Options]
+) -> Snapshot: ...
+
+
+@overload
+def collect(registry: Registry, *patterns: str, dry_run: Literal[True], **options: Unpack[_Options]) -> Estimate: ...
 
 
 def collect(
@@ -29,7 +53,8 @@ def collect(
     referrers: bool = True,
     documents: bool = True,
     head_first: bool | None = None,
-) -> Snapshot:
+    dry_run: bool = False,
+) -> Snapshot | Estimate:
     """Read a registry into tables.
 
     One repository that cannot be read does not stop the others: it becomes a row of ``problems``. An
@@ -63,9 +88,13 @@ def collect(
     head_first : bool or None
         Ask for a tag's digest by HEAD, and GET each digest once; None decides by the registry.
 
+    dry_run : bool
+        Read only the lists of repositories and tags, try a few manifests, and return what all of it would cost.
+
     Returns
     -------
     Snapshot
+        Or, of a dry run, an `Estimate`.
 
     Raises
     ------
@@ -76,6 +105,9 @@ def collect(
     """
     selection = Selection.of(patterns, exclude)
     metered = registry.host in _METERED if head_first is None else head_first
+    if dry_run:
+        with _opened(cache=_existing(cache)) as opened:
+            return Survey(registry, selection, referrers=referrers, head_first=metered, cache=opened).estimate()
     before = Counter(registry.session.counts)
     if registry.find_version() == "v1":
         reading: ReadingV2 | ReadingV1 = ReadingV1(registry, selection)
@@ -88,6 +120,14 @@ def collect(
     spent.subtract(before)
     asked = (*patterns, *(f"!{pattern}" for pattern in selection.excluded))
     return reading.snapshot(asked, {purpose: count for purpose, count in spent.items() if count})
+
+
+def _existing(cache: Cache | str | os.PathLike[str] | bool | None) -> Cache | str | os.PathLike[str] | None:  # noqa: FBT001 -- as the user gave it
+    """Return a cache only where there is one already: a dry run leaves nothing behind."""
+    if isinstance(cache, Cache) or cache is None or cache is False:
+        return cache or None
+    folder = default_folder() if cache is True else Path(cache)
+    return folder if (folder / FILE_NAME).exists() else None
 
 
 @contextmanager
