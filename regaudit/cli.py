@@ -164,12 +164,11 @@ def audit(
         raise UsageError("say where the result goes: --out DIR, or --dry-run to see what it would cost")
     folder = owned_folder(out)
     with connect(host) as registry:
-        snapshot = collect(registry, *patterns, **options)
+        snapshot = collect(registry, *patterns, into=folder / "snapshot", **options)
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
     if snapshot.tags[["digest", "image_id"]].isna().all(axis=None) and not snapshot.complete and not interrupted:
         _fail(f"nothing could be read: {snapshot.problems['message'].iloc[0]}", 1)
     snapshot.to_csv(folder)
-    snapshot.save(folder / "snapshot")
     click.echo(snapshot)
     _show(snapshot.problems, ["repository", "identifier", "error", "message"])
     click.echo(f"written to {folder}: tags.csv, manifests.csv, blobs.csv, children.csv, problems.csv, snapshot/")

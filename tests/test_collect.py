@@ -411,7 +411,7 @@ def test_how_a_manifest_was_found_does_not_depend_on_which_answer_came_first(emp
 
     image(empty.store, APP, "a", "1")
     manifest = door.repository(APP).manifest("1")
-    reading = ReadingV2(door, Selection((), ()), referrers=False, keep=True, head_first=False)
+    reading = ReadingV2(door, Selection((), ()), referrers=False, head_first=False)
     with door.bulk() as bulk:
         for way in order:
             reading._meet(bulk, APP, manifest, way, 0)

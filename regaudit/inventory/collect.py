@@ -13,10 +13,12 @@ from regaudit.client.registry import Registry
 from regaudit.inventory.cache import FILE_NAME, Cache, default_folder
 from regaudit.inventory.collect_v1 import ReadingV1
 from regaudit.inventory.collect_v2 import ReadingV2
+from regaudit.inventory.documents import DocumentWriter
 from regaudit.inventory.estimate import Estimate, Survey
 from regaudit.inventory.progress import Progress, shown
 from regaudit.inventory.reading import Selection
 from regaudit.inventory.snapshot import Snapshot
+from regaudit.text import owned_folder
 
 # Where a GET of a manifest is metered or counts as a pull, HEAD comes first: Docker Hub says so of its
 # rate limit ("HEAD requests are not counted"), GHCR counts downloads.
@@ -32,6 +34,7 @@ class _Options(TypedDict, total=False):
     referrers: bool
     documents: bool
     head_first: bool | None
+    into: str | os.PathLike[str] | None
 
 
 @overload
@@ -53,6 +56,7 @@ def collect(
     referrers: bool = True,
     documents: bool = True,
     head_first: bool | None = None,
+    into: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
 ) -> Snapshot | Estimate:
     """Read a registry into tables.
@@ -60,6 +64,9 @@ def collect(
     One repository that cannot be read does not stop the others: it becomes a row of ``problems``. An
     interrupt (Ctrl-C, the kernel's stop button) ends the reading, and what was read so far is returned
     with the rest marked as not read.
+
+    The tables are in memory: a million tags on 334,000 images with 3,340,000 blobs take 0.35 GiB when they are
+    read, and up to 1.5 GiB while they are sorted.
 
     A registry of the v1 interface gives the same tables, as far as it can tell: tags with an image id in
     place of a digest, and neither manifests nor blobs. `referrers`, `documents` and `head_first` mean nothing there.
@@ -84,10 +91,13 @@ def collect(
         Ask for the referrers of every digest where the registry offers that. Without it nothing can be
         deleted, because what a deletion would orphan is not known.
     documents : bool
-        Keep the bytes of manifests and configs in ``snapshot.documents``.
+        Keep the bytes of manifests and configs in ``snapshot.documents``. More than a few megabytes of them are
+        in a file, a private one that goes with the snapshot unless `into` is given.
     head_first : bool or None
         Ask for a tag's digest by HEAD, and GET each digest once; None decides by the registry.
 
+    into : path, optional
+        Folder to save the snapshot in, as `Snapshot.save` does; many documents go there while they are read.
     dry_run : bool
         Read only the lists of repositories and tags, try a few manifests, and return what all of it would cost.
 
@@ -109,17 +119,21 @@ def collect(
         with _opened(cache=_existing(cache)) as opened:
             return Survey(registry, selection, referrers=referrers, head_first=metered, cache=opened).estimate()
     before = Counter(registry.session.counts)
+    folder = None if into is None else owned_folder(into)
     if registry.find_version() == "v1":
         reading: ReadingV2 | ReadingV1 = ReadingV1(registry, selection)
     else:
-        reading = ReadingV2(registry, selection, referrers=referrers, keep=documents, head_first=metered)
-    with shown(progress=progress) as show, _opened(cache=cache) as opened:
-        reading.cache = opened
+        reading = ReadingV2(registry, selection, referrers=referrers, head_first=metered)
+    with shown(progress=progress) as show, _opened(cache=cache) as opened, DocumentWriter(folder) as writer:
+        reading.cache, reading.documents = opened, writer if documents else None
         reading.run(show)
-    spent = Counter(registry.session.counts)
-    spent.subtract(before)
-    asked = (*patterns, *(f"!{pattern}" for pattern in selection.excluded))
-    return reading.snapshot(asked, {purpose: count for purpose, count in spent.items() if count})
+        spent = Counter(registry.session.counts)
+        spent.subtract(before)
+        asked = (*patterns, *(f"!{pattern}" for pattern in selection.excluded))
+        snapshot = reading.snapshot(asked, {purpose: count for purpose, count in spent.items() if count})
+        if folder is not None:
+            snapshot.save(folder)
+    return snapshot
 
 
 def _existing(cache: Cache | str | os.PathLike[str] | bool | None) -> Cache | str | os.PathLike[str] | None:  # noqa: FBT001 -- as the user gave it

@@ -23,6 +23,7 @@ from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
 from regaudit.inventory.cache import Cache
 from regaudit.inventory.columns import MISSING, NAT, frame, microseconds
+from regaudit.inventory.documents import DocumentWriter
 from regaudit.inventory.progress import Meter, Progress
 from regaudit.inventory.reading import Selection, problem_table
 from regaudit.inventory.snapshot import Snapshot
@@ -59,7 +60,9 @@ class ReadingV1:
 
     registry: Registry
     selection: Selection
-    cache: Cache | None = None  # nothing in v1 is known by its bytes: it has no use for one
+    # Nothing in v1 is known by its bytes: it has no use for these.
+    cache: Cache | None = None
+    documents: DocumentWriter | None = None
     taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     layers: dict[str, _Layer] = field(default_factory=dict)
     tags: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)

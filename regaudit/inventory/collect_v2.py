@@ -17,10 +17,11 @@ from regaudit.client.exchange import Conversation
 from regaudit.client.registry import Registry
 from regaudit.errors import BadManifest, NotFound, RegistryError
 from regaudit.inventory.cache import Cache
+from regaudit.inventory.documents import Documents, DocumentWriter
 from regaudit.inventory.found import Found
 from regaudit.inventory.progress import Meter, Progress
 from regaudit.inventory.reading import Selection, problem_table
-from regaudit.inventory.snapshot import Document, Documents, Snapshot
+from regaudit.inventory.snapshot import Snapshot
 from regaudit.manifest import (
     IMAGE_CONFIG_TYPES,
     AnyManifest,
@@ -59,12 +60,12 @@ class ReadingV2:
     registry: Registry
     selection: Selection
     referrers: bool
-    keep: bool
     head_first: bool
     cache: Cache | None = None
+    documents: DocumentWriter | None = None
     taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     found: Found = field(init=False)
-    documents: dict[str, Document] = field(default_factory=dict)
+    kept: bytearray = field(default_factory=bytearray)
     places: dict[str, int] = field(default_factory=dict)
     cached: int = 0
     waiting: deque[tuple[str, Iterator[str], frozenset[str]]] = field(default_factory=deque)
@@ -345,8 +346,15 @@ class ReadingV2:
             self.cache.add(self.places[repository], manifest.digest, manifest.media_type, manifest.raw)
 
     def _keep(self, digest: Digest, media_type: str, raw: bytes) -> None:
-        if self.keep:
-            self.documents[str(digest)] = Document(media_type, raw)
+        """Keep a document, once of those that several repositories have."""
+        if self.documents is None:
+            return
+        code = self.found.digests.code(digest)
+        if code >= len(self.kept):
+            self.kept.extend(bytes(code + 1024))
+        if not self.kept[code]:
+            self.documents.add(digest, media_type, raw)
+            self.kept[code] = 1
 
     def _read_referrers(self, bulk: Bulk, repository: str, digest: Digest, depth: int) -> None:
         if depth >= _DEEPEST_INDEX:
@@ -466,7 +474,7 @@ class ReadingV2:
             patterns=patterns,
             repositories=tuple(sorted(self.repositories)),
             problems=problem_table(self.problems),
-            documents=Documents(self.documents),
+            documents=Documents() if self.documents is None else self.documents.finish(),
             requests=requests,
             cached=self.cached,
             **tables,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from regaudit.errors import SnapshotError, UsageError
+from regaudit.inventory.documents import Documents
 from regaudit.inventory.tables import TABLES, check, columns_of, conform, digest_columns, digest_dtype
 from regaudit.text import (
     atomic_write,
@@ -35,40 +36,6 @@ FORMAT = "regaudit-snapshot/1"
 _DIGEST_FILE = "digests.parquet"
 _DOCUMENT_FILE = "documents.parquet"
 _HEADER_FILE = "snapshot.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A manifest, index or image config as the registry stores it."""
-
-    media_type: str
-    raw: bytes = field(repr=False)
-
-
-class Documents(Mapping[str, Document]):
-    """The documents behind a snapshot, by digest; read from disk when first asked for."""
-
-    def __init__(self, documents: Mapping[str, Document] | None = None, path: Path | None = None) -> None:
-        self._loaded = None if documents is None and path is not None else dict(documents or {})
-        self._path = path
-
-    def _all(self) -> dict[str, Document]:
-        if self._loaded is None:
-            try:
-                rows = pq.read_table(self._path).to_pylist() if self._path and self._path.exists() else []
-                self._loaded = {row["digest"]: Document(row["media_type"], row["raw"]) for row in rows}
-            except (OSError, KeyError, pa.ArrowException) as error:
-                raise SnapshotError(f"{clean(self._path)} is damaged ({clean(error, 120)}): audit again") from None
-        return self._loaded
-
-    def __getitem__(self, digest: str) -> Document:
-        return self._all()[digest]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +118,7 @@ class Snapshot:
         _write_parquet(target / _DIGEST_FILE, pa.table({"digest": pa.array(list(dictionary), pa.string())}))
         for name, frame in encoded.items():
             _write_parquet(target / f"{name}.parquet", pa.Table.from_pandas(frame, preserve_index=False))
-        _write_parquet(target / _DOCUMENT_FILE, _document_table(self.documents))
+        self.documents.save(target / _DOCUMENT_FILE)
         with atomic_write(target / _HEADER_FILE) as file:
             json.dump(self._header(), file, indent=2, sort_keys=True)
         return target
@@ -371,17 +338,6 @@ def _decoded(table: str, frame: pd.DataFrame, dictionary: list[str]) -> pd.DataF
     decoded = conform(table, {name: frame[name] for name in columns_of(table)}, dtype)
     check(table, decoded)
     return decoded
-
-
-def _document_table(documents: Documents) -> pa.Table:
-    items = sorted(documents.items())
-    return pa.table(
-        {
-            "digest": pa.array([digest for digest, _ in items], pa.string()),
-            "media_type": pa.array([document.media_type for _, document in items], pa.string()),
-            "raw": pa.array([document.raw for _, document in items], pa.binary()),
-        }
-    )
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
