@@ -42,10 +42,12 @@ if TYPE_CHECKING:
     from regaudit.client.repository import Repository as Repository
     from regaudit.errors import RegauditError as RegauditError
     from regaudit.inventory.blob_check import missing_blobs as missing_blobs
+    from regaudit.inventory.cache import Cache as Cache
     from regaudit.inventory.collect import collect as collect
     from regaudit.inventory.difference import Difference as Difference
+    from regaudit.inventory.estimate import Estimate as Estimate
     from regaudit.inventory.image import ImageDetails as ImageDetails
-    from regaudit.inventory.reading import Progress as Progress
+    from regaudit.inventory.progress import Progress as Progress
     from regaudit.inventory.snapshot import Snapshot as Snapshot
     from regaudit.log import show_log as show_log
     from regaudit.manifest import Descriptor as Descriptor
@@ -86,10 +88,12 @@ _HOMES = {
     "regaudit.client.repository": ("BlobUpload", "Repository"),
     "regaudit.errors": ("RegauditError",),
     "regaudit.inventory.blob_check": ("missing_blobs",),
+    "regaudit.inventory.cache": ("Cache",),
     "regaudit.inventory.collect": ("collect",),
     "regaudit.inventory.difference": ("Difference",),
+    "regaudit.inventory.estimate": ("Estimate",),
     "regaudit.inventory.image": ("ImageDetails",),
-    "regaudit.inventory.reading": ("Progress",),
+    "regaudit.inventory.progress": ("Progress",),
     "regaudit.inventory.snapshot": ("Snapshot",),
     "regaudit.log": ("show_log",),
     "regaudit.manifest": ("Descriptor", "ImageConfig", "Index", "Manifest", "digest_of_document", "parse_manifest"),

@@ -104,6 +104,12 @@ def _rule_options(command: F) -> F:
 _strict = click.option("--strict", is_flag=True, help="Exit 1 where anything was not read, refused or skipped.")
 _protect = click.option("--protect", multiple=True, metavar="PATTERN", help="Tags like this never go; may be repeated.")
 _snapshot = click.argument("snapshot_folder", metavar="SNAPSHOT")
+_cache_folder = click.option(
+    "--cache",
+    "cache_folder",
+    metavar="DIR",
+    help="Where what was read is remembered; the user's cache folder by default.",
+)
 _journal = click.option(
     "--journal", "journal_path", metavar="FILE", help="The record of deletions; one for each registry by default."
 )
@@ -114,20 +120,28 @@ _journal = click.option(
 
 @main.command()
 @click.argument("targets", nargs=-1, required=True, metavar="HOST[/PATTERN]...")
-@click.option("--out", required=True, metavar="DIR", help="Folder for the CSV files and the snapshot.")
+@click.option("--out", metavar="DIR", help="Folder for the CSV files and the snapshot.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what it would cost: requests, time, rate limit. Writes nothing."
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out repositories like this; may be repeated.")
 @click.option(
     "--no-referrers", is_flag=True, help="Do not ask for signatures and SBOMs; such a snapshot cannot be cleaned."
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@_cache_folder
+@click.option("--no-cache", is_flag=True, help="Read everything again, and remember nothing.")
 @_strict
 @_connection_options
 def audit(
     targets: tuple[str, ...],
-    out: str,
+    out: str | None,
+    dry_run: bool,
     exclude: tuple[str, ...],
     no_referrers: bool,
     quiet: bool,
+    cache_folder: str | None,
+    no_cache: bool,
     strict: bool,
     connect: Callable[[str], Registry],
 ) -> None:
@@ -138,15 +152,24 @@ def audit(
     """
     from regaudit.inventory.collect import collect
 
+    if no_cache and cache_folder is not None:
+        raise UsageError("--cache and --no-cache contradict each other: give one of them")
     host, patterns = _one_host(targets)
+    options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers, "progress": not quiet}
+    options["cache"] = None if no_cache else cache_folder or True
+    if dry_run:
+        with connect(host) as registry:
+            click.echo(collect(registry, *patterns, dry_run=True, **options))
+        return
+    if out is None:
+        raise UsageError("say where the result goes: --out DIR, or --dry-run to see what it would cost")
     folder = owned_folder(out)
     with connect(host) as registry:
-        snapshot = collect(registry, *patterns, exclude=exclude, referrers=not no_referrers, progress=not quiet)
+        snapshot = collect(registry, *patterns, into=folder / "snapshot", **options)
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
     if snapshot.tags[["digest", "image_id"]].isna().all(axis=None) and not snapshot.complete and not interrupted:
         _fail(f"nothing could be read: {snapshot.problems['message'].iloc[0]}", 1)
     snapshot.to_csv(folder)
-    snapshot.save(folder / "snapshot")
     click.echo(snapshot)
     _show(snapshot.problems, ["repository", "identifier", "error", "message"])
     click.echo(f"written to {folder}: tags.csv, manifests.csv, blobs.csv, children.csv, problems.csv, snapshot/")
@@ -265,6 +288,35 @@ def _result(frame: pd.DataFrame, out: str | None, name: str, columns: list[str])
         return
     click.echo(f"{len(frame):,} tags")
     _show(frame, columns)
+
+
+@main.group()
+def cache() -> None:
+    """See or empty the cache: manifests and image configs that are not read a second time."""
+
+
+@cache.command("show")
+@_cache_folder
+def cache_show(cache_folder: str | None) -> None:
+    """Say where it is, and what it has."""
+    from regaudit.inventory.cache import Cache
+
+    with Cache(cache_folder) as opened:
+        click.echo(f"{clean(opened.path, 400)}: {len(opened):,} documents, {human_bytes(opened.size_bytes)}")
+
+
+@cache.command("clear")
+@_cache_folder
+def cache_clear(cache_folder: str | None) -> None:
+    """Forget everything: the next audit reads it again."""
+    from regaudit.inventory.cache import Cache
+
+    with Cache(cache_folder) as opened:
+        before = opened.size_bytes
+        opened.clear()
+        if not opened.usable:
+            _fail(f"{clean(opened.path, 400)} could not be cleared: delete the file", 1)
+        click.echo(f"{clean(opened.path, 400)}: cleared, {human_bytes(before)} freed")
 
 
 # -- deciding --------------------------------------------------------------------------------
@@ -481,7 +533,7 @@ def _demonstrate(registry: Registry, folder: Path, *, progress: bool) -> None:
     from regaudit.inventory.collect import collect
 
     _heading(f"1. See: an audit of the embedded registry {registry.host}")
-    before = collect(registry, progress=progress)
+    before = collect(registry, progress=progress, cache=None)
     click.echo(before)
     before.save(folder / "snapshot")
     page = write_report(before, folder)

@@ -145,6 +145,12 @@ def _is_number(host: str) -> bool:
     return True
 
 
+@pytest.fixture
+def every_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let progress be told after every result, not ten times a second."""
+    monkeypatch.setattr("regaudit.inventory.progress.SECONDS_BETWEEN_CALLS", 0.0)
+
+
 # -- registries ------------------------------------------------------------------------------
 
 

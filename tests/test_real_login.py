@@ -237,7 +237,7 @@ def audited(guarded, sample, tmp_path):
 
 @pytest.mark.parametrize("says_expiry", [True, False])
 def test_an_audit_whose_tokens_end_in_the_middle_reads_what_one_without_a_login_reads(
-    guarded, tokens, audited, says_expiry
+    guarded, tokens, audited, says_expiry, every_result
 ):
     tokens.life, tokens.says_expiry = 1.2, says_expiry
     tokens.asked.clear()
@@ -249,7 +249,7 @@ def test_an_audit_whose_tokens_end_in_the_middle_reads_what_one_without_a_login_
             until_refused(guarded, ended[0])
 
     with alice(guarded) as registry:
-        read = collect(registry, *AUDITED, progress=wait_for_the_end)
+        read = collect(registry, *AUDITED, progress=wait_for_the_end, cache=None)
     assert ended
     assert read.complete
     assert tables(read) == tables(audited)

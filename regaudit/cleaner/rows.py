@@ -163,7 +163,8 @@ def parse_candidates(snapshot: Snapshot, given: pd.DataFrame | Iterable[str]) ->
     columns = [_values(frame, name) for name in ("repository", "tag", "digest", "reason", "age_days")]
     digests = _Digests(snapshot)
     aged = "age_days" in frame.columns
-    return _each_once([_candidate(*values, digests, aged=aged) for values in zip(*columns, strict=True)])
+    rows = zip(*columns, strict=True)
+    return _each_once([_candidate(*row, digests=digests, aged=aged) for row in rows])
 
 
 def _values(frame: pd.DataFrame, name: str) -> list[Any]:
@@ -191,7 +192,7 @@ def _joined(same: list[Candidate]) -> Candidate:
 
 
 def _candidate(
-    repository: Any, tag: Any, digest: Any, reason: Any, age: Any, digests: _Digests, *, aged: bool
+    repository: Any, tag: Any, digest: Any, reason: Any, age: Any, *, digests: _Digests, aged: bool
 ) -> Candidate:
     repository, reason = str(repository or ""), "" if reason is None else str(reason)
     if not repository or (tag is None and digest is None):

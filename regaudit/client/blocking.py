@@ -36,6 +36,7 @@ from regaudit.client.exchange import (
     Request,
     Response,
     Sink,
+    Traffic,
     Wait,
     is_private,
     too_large,
@@ -133,6 +134,7 @@ class Throttle:
     def __init__(self, ceiling: int) -> None:
         self._ceiling, self.limit = ceiling, ceiling
         self._flying, self._good, self._not_before = 0, 0, 0.0
+        self._ended = self._received = 0
         self._changed = threading.Condition()
 
     def enter(self, stop: Stop) -> None:
@@ -144,9 +146,17 @@ class Throttle:
                 self._changed.wait(min(_GLANCE, pause) if pause > 0 else _GLANCE)
             self._flying += 1
 
-    def leave(self, *, good: bool) -> None:
+    @property
+    def traffic(self) -> Traffic:
+        """What is in flight, and what has been received."""
+        waiting = max(0.0, self._not_before - time.monotonic())
+        return Traffic(self._ended, self._received, self._flying, self.limit, waiting)
+
+    def leave(self, *, good: bool, received: int = 0) -> None:
         """Give the place back, and say whether the registry coped."""
         with self._changed:
+            self._ended += 1
+            self._received += received
             self._flying -= 1
             self._good = self._good + 1 if good else 0
             if not good:
@@ -207,6 +217,11 @@ class BlockingDriver:
         self._watchdog.close()
         self._adapter.close()
 
+    @property
+    def traffic(self) -> Traffic:
+        """What is in flight, and what has been received."""
+        return self._throttle.traffic
+
     def _perform(self, step: Any, stop: Stop) -> Any:
         if isinstance(step, Request):
             return self._exchange(step, stop)
@@ -247,17 +262,17 @@ class BlockingDriver:
 
     def _exchange(self, request: Request, stop: Stop) -> Response:
         self._throttle.enter(stop)
-        good = True
+        good, received = True, 0
         started = time.monotonic()
         try:
             response = self._watched(request, started, stop)
-            good = response.status not in {429, 503}
+            good, received = response.status not in {429, 503}, len(response.body)
             return response
         except TimedOut:
             good = False
             raise
         finally:
-            self._throttle.leave(good=good)
+            self._throttle.leave(good=good, received=received)
 
     def _watched(self, request: Request, started: float, stop: Stop) -> Response:
         watch = _Watch(request.deadline, self._transport.stall_seconds, stop, public_only=request.public_only)

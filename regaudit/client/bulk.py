@@ -13,10 +13,10 @@ import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from regaudit.client.blocking import BlockingDriver, Interrupted
-from regaudit.client.exchange import Conversation
+from regaudit.client.exchange import Conversation, Traffic
 from regaudit.errors import RegistryError
 
 # What is in flight hears within a quarter of a second that it should end; looking up a name or connecting may not.
@@ -54,13 +54,28 @@ class Bulk:
         self._outstanding += 1
         self._tasks.put((key, conversation))
 
-    def results(self) -> Iterator[Result]:
+    @property
+    def traffic(self) -> Traffic:
+        """What is in flight to the registry, and what has been received from it."""
+        return self._driver.traffic
+
+    @overload
+    def results(self) -> Iterator[Result]: ...
+
+    @overload
+    def results(self, tick_seconds: float) -> Iterator[Result | None]: ...
+
+    def results(self, tick_seconds: float | None = None) -> Iterator[Result | None]:
         """Yield results as they come until nothing is outstanding, what was submitted meanwhile included.
 
-        Ends early only after `cancel`.
+        Ends early only after `cancel`. Yields None where nothing came for so long, if that is given.
         """
         while self._outstanding:
-            result = self._results.get()
+            try:
+                result = self._results.get(timeout=tick_seconds)
+            except queue.Empty:
+                yield None
+                continue
             if result is None or self._cancelled.is_set():
                 return
             self._outstanding -= 1

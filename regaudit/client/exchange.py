@@ -238,6 +238,31 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a driver is doing.
+
+    Attributes
+    ----------
+    requests : int
+        Exchanges that have ended.
+    received : int
+        Bytes of bodies that have arrived.
+    in_flight : int
+        Exchanges under way.
+    limit : int
+        How many may be.
+    waiting_seconds : float
+        For how much longer nothing starts, because the registry asked for that.
+    """
+
+    requests: int
+    received: int
+    in_flight: int
+    limit: int
+    waiting_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TokenServer:
     """Where a registry sends us for tokens, in its own words.
 
