@@ -87,8 +87,8 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     machine: Mapping[str, str] = field(default_factory=dict)
 
-    def not_measured(self, name: str, reach: str, why: str) -> None:
-        self.figures.append(Figure(name, reach, f"not measured: {why}"))
+    def not_measured(self, name: str, bound: float, why: str) -> None:
+        self.figures.append(Figure(name, f"{bound:g}", f"not measured: {why}"))
 
     def markdown(self) -> str:
         parts = [f"## {self.name}", "", *(table.markdown() for table in self.tables)]

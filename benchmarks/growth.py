@@ -23,6 +23,12 @@ _IMAGES = 1000
 # Below it the first requests and the tables' own start weigh too much.
 _FROM = 10_000
 _LINEAR_WITHIN = 1.2
+_HEAD = ["tags", "seconds", "µs per tag", "µs of CPU per tag", "most memory, MiB"]
+_LINEAR = "growth of collecting: time per tag at the most tags, by that at 10,000"
+
+
+def measured(sizes: Sequence[int], rounds: int, driver: Sequence[str]) -> dict[int, list[Sample]]:
+    return {tags: measure(tags, 1 if tags == max(sizes) else rounds, driver) for tags in sorted(sizes)}
 
 
 def measure(tags: int, rounds: int, driver: Sequence[str]) -> list[Sample]:
@@ -42,14 +48,13 @@ def row(tags: int, samples: Sequence[Sample]) -> list[str]:
 
 
 def linear(samples: dict[int, list[Sample]]) -> Figure:
-    name = "growth of collecting: time per tag at the most tags by that at 10,000"
     large = [tags for tags in samples if tags > _FROM]
     if _FROM not in samples or not large:
-        return Figure(name, f"≤ {_LINEAR_WITHIN}", "not measured: name 10000 and more with --tags")
+        return Figure(_LINEAR, f"≤ {_LINEAR_WITHIN}", "not measured: name 10000 and more with --tags")
     base = Spread.of(one["seconds"] / _FROM for one in samples[_FROM]).median
     most = max(large)
-    figure = Figure.at_most(name, _LINEAR_WITHIN, [one["seconds"] / most / base for one in samples[most]])
-    return Figure(f"{name} (here {most:,})", figure.reach, figure.measured, figure.reached)
+    figure = Figure.at_most(_LINEAR, _LINEAR_WITHIN, [one["seconds"] / most / base for one in samples[most]])
+    return Figure(f"{_LINEAR} (here {most:,})", figure.reach, figure.measured, figure.reached)
 
 
 def main() -> None:
@@ -57,16 +62,14 @@ def main() -> None:
     parser.add_argument("--tags", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--driver", choices=("libcurl", "threads"))
     given = parser.parse_args()
-    lacking = machine.missing("nginx")
+    before, report, lacking = machine.load(), Report("How collecting grows"), machine.missing("nginx")
     if lacking:
-        raise SystemExit(lacking)
-    before, driver = machine.load(), ["--driver", given.driver] if given.driver else []
-    most = max(given.tags)
-    samples = {tags: measure(tags, 1 if tags == most else given.rounds, driver) for tags in sorted(given.tags)}
-    head = ["tags", "seconds", "µs per tag", "µs of CPU per tag", "most memory, MiB"]
-    report = Report("How collecting grows")
-    report.tables.append(Table("From nginx, a thousand different images", head, [row(*one) for one in samples.items()]))
-    report.figures.append(linear(samples))
+        report.not_measured(_LINEAR, _LINEAR_WITHIN, lacking)
+    else:
+        samples = measured(given.tags, given.rounds, ["--driver", given.driver] if given.driver else [])
+        rows = [row(*one) for one in samples.items()]
+        report.tables.append(Table("From nginx, a thousand different images", _HEAD, rows))
+        report.figures.append(linear(samples))
     report.machine = machine.described(before)
     hand_over(report, given.json)
 

@@ -55,6 +55,7 @@ def described(load_before: str) -> dict[str, str]:
         "machine": f"{os.cpu_count()} processors, {processor()}, {_memory_gib():.0f} GiB, {platform.system()} {platform.release()}",
         "load average before and after (1, 5, 15 minutes)": f"{load_before}; {load()}",
         "programs": ", ".join(f"{name} {_program_version(name)}" for name in _ASKING if find(name)),
+        "regaudit": _regaudit_version(),
         "Python": f"{platform.python_version()}, {', '.join(_package_versions())}",
     }
 
@@ -67,6 +68,17 @@ def _program_version(name: str) -> str:
     done = subprocess.run([str(find(name)), *_ASKING[name]], capture_output=True, text=True, check=False)
     found = _VERSION.search(done.stdout + done.stderr)
     return found[0] if found else "of unknown version"
+
+
+def _regaudit_version() -> str:
+    from regaudit._version import __version__
+
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__}, commit {commit}"
 
 
 def _package_versions() -> list[str]:
