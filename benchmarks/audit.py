@@ -22,7 +22,7 @@ import functools
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,12 @@ def taking_part(setting: Setting) -> dict[str, Callable[[], Sample]]:
         found[f"replay {number}"] = functools.partial(
             contenders.replay, setting.host, setting.folder / "warm.json", number
         )
+    number = setting.warm.in_flight
+    as_gets = replace(setting.warm, sent=tuple(replace(one, method="GET") for one in setting.warm.sent))
+    found["GETs by wrk"] = functools.partial(_by_wrk, setting, as_gets, number)
+    found["GETs by replay"] = functools.partial(
+        contenders.replay, setting.host, setting.folder / "warm.json", number, "--as-get"
+    )
     for number in setting.tried["skopeo"]:
         some = setting.images[: number * _IMAGES_PER_PROCESS]
         found[f"skopeo {number}"] = functools.partial(contenders.skopeo, setting.host, some, number)
@@ -143,7 +149,12 @@ Samples = dict[str, list[Sample]]
 
 def told(setting: Setting, samples: Samples, place: str) -> Report:
     report = Report(f"Audit {place}")
-    report.tables = [_against_wrk(setting, samples), _against_replay(setting, samples), _per_tag(samples)]
+    report.tables = [
+        _against_wrk(setting, samples),
+        _against_replay(setting, samples),
+        _replay_by_wrk(setting, samples),
+        _per_tag(samples),
+    ]
     ours, same, heads = samples["regaudit"], setting.cold.in_flight, setting.warm.in_flight
     cold, warm, skopeo = expected(place, far=setting.far)
     warm_times = [
@@ -231,6 +242,19 @@ def _against_replay(setting: Setting, samples: Samples) -> Table:
         rows,
         note,
     )
+
+
+def _replay_by_wrk(setting: Setting, samples: Samples) -> Table:
+    rows = [
+        ["wrk", str(Spread.of(one["seconds"] for one in samples["GETs by wrk"])), ""],
+        [
+            "replay.py",
+            str(Spread.of(one["seconds"] for one in samples["GETs by replay"])),
+            str(Spread.of(ratios(samples, "GETs by replay", "GETs by wrk", "seconds"))),
+        ],
+    ]
+    note = f"The requests of the warm audit, all of them as GETs, over {setting.warm.in_flight} connections."
+    return Table("How near replay.py comes to wrk", ["contender", "seconds", "by wrk's"], rows, note)
 
 
 def _per_tag(samples: Samples) -> Table:

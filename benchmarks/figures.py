@@ -32,6 +32,8 @@ class Spread:
         return cls(statistics.median(found), found[0], found[-1])
 
     def __str__(self) -> str:
+        if self.least == self.most:  # one round
+            return short(self.median)
         return f"{short(self.median)} ({short(self.least)} … {short(self.most)})"
 
 
