@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import json
 import resource
 import time
@@ -56,16 +55,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("host")
     parser.add_argument("--driver", choices=("libcurl", "threads"))
-    parser.add_argument("--cache", metavar="FOLDER")
+    parser.add_argument("--cache", metavar="FOLDER", help="without it nothing is kept, and nothing known before")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep the requests there; the log costs time")
     given = parser.parse_args()
     # Loaded before the clock runs: the tables' room is large.
     import regaudit.inventory.collect  # noqa: F401 -- for its effect
 
-    driver = {"driver": given.driver} if "driver" in inspect.signature(ra.Registry).parameters else {}
-    cache = {"cache": given.cache} if "cache" in inspect.signature(ra.collect).parameters else {}
-    with ra.Registry(given.host, **driver) as registry:
-        print(json.dumps(read(registry, given.record, **cache)))
+    with ra.Registry(given.host, driver=given.driver) as registry:
+        print(json.dumps(read(registry, given.record, cache=given.cache)))
 
 
 if __name__ == "__main__":
