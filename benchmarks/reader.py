@@ -61,7 +61,8 @@ def main() -> None:
     # Loaded before the clock runs: the tables' room is large.
     import regaudit.inventory.collect  # noqa: F401 -- for its effect
 
-    with ra.Registry(given.host, driver=given.driver) as registry:
+    driver = {"driver": given.driver} if given.driver else {}
+    with ra.Registry(given.host, **driver) as registry:
         print(json.dumps(read(registry, given.record, cache=given.cache)))
 
 

@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import machine
 from figures import Figure, Report, Spread, Table, figures_table, short
 
 _HERE = Path(__file__).parent
@@ -57,7 +58,7 @@ RUNS = (
 
 def report_of(run: Run, *, quick: bool) -> Report:
     """Run a benchmark and return its report; where it fails, a report that says so."""
-    arguments = (run.quick if quick else run.whole).split()
+    arguments, before = (run.quick if quick else run.whole).split(), machine.load()
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [sys.executable, str(_HERE / run.program), *arguments, "--json", file.name]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
@@ -69,12 +70,8 @@ def report_of(run: Run, *, quick: bool) -> Report:
         return Report(run.name, [table], [Figure(f"all of `{run.program}`", "", f"not measured: `{why}`")])
     read = json.loads(text)
     report = of_scale(read) if "rows" in read else Report.from_json(text)
-    report.tables.append(Table("How", [], [], f"`{shown}`; load average {_load(report.machine)}."))
+    report.tables.append(Table("How", [], [], f"`{shown}`; load average before and after: {before}; {machine.load()}."))
     return report
-
-
-def _load(machine: Any) -> str:
-    return next((value for name, value in machine.items() if name.startswith("load")), "not looked at")
 
 
 # -- the million tags, which scale.py tells in its own form ------------------------------------
@@ -141,10 +138,8 @@ def _linear(rows: Iterable[dict[str, Any]], most: int) -> list[Figure]:
 # -- the page --------------------------------------------------------------------------------
 
 
-def page(reports: Sequence[Report], *, quick: bool, minutes: float) -> str:
+def page(reports: Sequence[Report], facts: Mapping[str, str], *, quick: bool, minutes: float) -> str:
     """Return RESULTS.md."""
-    machine = next((report.machine for report in reports if report.machine), {})
-    facts = [f"- {name}: {value}" for name, value in machine.items() if not name.startswith("load")]
     how = "make bench QUICK=1" if quick else "make bench"
     few = " **A quick run: few tags, few rounds. It shows that everything runs, and no more.**" if quick else ""
     parts = [
@@ -152,7 +147,7 @@ def page(reports: Sequence[Report], *, quick: bool, minutes: float) -> str:
         "",
         f"Written by `{how}` in {minutes:.0f} minutes; [README.md](README.md) says what each figure means.{few}",
         "",
-        *facts,
+        *(f"- {name}: {value}" for name, value in facts.items()),
         "",
         "## What is to be reached",
         "",
@@ -172,13 +167,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[run.name for run in RUNS], default=[run.name for run in RUNS])
     parser.add_argument("--target", type=Path, default=_HERE / "RESULTS.md")
     given = parser.parse_args()
-    started, reports = time.monotonic(), []
+    started, reports, before = time.monotonic(), [], machine.load()
     for run in RUNS:
         if run.name in given.only:
             begun = time.monotonic()
             reports.append(report_of(run, quick=given.quick))
             print(f"{run.name}: {time.monotonic() - begun:.0f} seconds", file=sys.stderr, flush=True)
-    text = page(reports, quick=given.quick, minutes=(time.monotonic() - started) / 60)
+    minutes = (time.monotonic() - started) / 60
+    text = page(reports, machine.described(before), quick=given.quick, minutes=minutes)
     given.target.write_text(text)
     print(figures_table(figure for report in reports for figure in report.figures))
 

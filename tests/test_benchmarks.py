@@ -204,8 +204,7 @@ def test_the_page_says_what_was_reached_and_what_was_not_measured():
     near = figures.Report("Near", [figures.Table("A table", ["a|b", "c"], [["1", "2"]], "A note.")])
     near.figures = [figures.Figure.at_least("speed", 0.9, [0.8, 0.95, 1.0]), figures.Figure.at_most("time", 1.1, [1.2])]
     near.not_measured("cost", 0.08, "no nginx")
-    near.machine = {"date": "today", "load average": "0.5"}
-    text = results.page([figures.Report.from_json(near.to_json())], quick=False, minutes=3)
+    text = results.page([figures.Report.from_json(near.to_json())], {"date": "today"}, quick=False, minutes=3)
     assert "| speed | ≥ 0.9 | 0.950 (0.800 … 1.00) | yes |" in text
     assert "| time | ≤ 1.1 | 1.20 | **no** |" in text
     assert "| cost | 0.08 | not measured: no nginx |  |" in text
@@ -235,7 +234,7 @@ def test_the_figures_of_a_million_tags_are_taken_from_the_rows_of_scale():
 def test_a_benchmark_that_fails_is_a_row_of_the_page():
     report = results.report_of(results.Run("none", "no-such-program.py", "", ""), quick=True)
     assert "not measured" in report.figures[0].measured
-    assert "no-such-program" in results.page([report], quick=True, minutes=0)
+    assert "no-such-program" in results.page([report], {}, quick=True, minutes=0)
 
 
 def test_turns_let_every_contender_begin():
