@@ -73,6 +73,7 @@ def comparable(frame, repositories, skipped):
     return mine.astype("object").where(mine.notna(), None).to_numpy().tolist()
 
 
+@pytest.mark.usefixtures("each_bulk")
 def test_the_tables_agree_with_the_sandboxs_tables_of_the_same_sample(sample_docker_registry, sample_sandbox):
     real, ours = read(sample_docker_registry), read(sample_sandbox)
     # Referrers differ by nature: here they are listed under fallback tags, which the client wrote.

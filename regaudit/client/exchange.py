@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from regaudit.client.credentials import Credentials
+from regaudit.client.rates import RateLimit, rate_limit
 from regaudit.client.traffic import log_fault, log_request, log_response
 from regaudit.errors import (
     AccessDenied,
@@ -57,7 +58,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_HOPS = 5
 _LONGEST_WAIT = 60.0
 _TRANSIENT = frozenset({500, 502, 504})
-_BUSY = frozenset({429, 503})
+# They say that a request was not carried out, and to ask less.
+BUSY = frozenset({429, 503})
 # What to do about an error code of the distribution specification, where that is not in its message.
 _ADVICE = {
     "MANIFEST_BLOB_UNKNOWN": "upload its config and layers first",
@@ -201,6 +203,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Ask the driver to let no request to this registry start for some seconds; whoever asks goes on."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Once:
     """Ask the driver for a conversation that is under way at most once for a key.
 
@@ -334,6 +343,8 @@ class Session:
         Requests by purpose.
     parts : dict
         By the beginning of a repository's name, the session for where a login of its own is stored.
+    rate_limit : RateLimit or None
+        As the registry last announced it.
     """
 
     registry: RegistryName
@@ -352,6 +363,7 @@ class Session:
     counts: Counter[str] = field(default_factory=Counter)
     parts: dict[str, Session] = field(default_factory=dict)
     now: float = 0.0
+    rate_limit: RateLimit | None = None
 
     @property
     def host(self) -> str:
@@ -441,7 +453,9 @@ def send(session: Session, request: Request) -> Conversation[Response]:
             continue
         log_response(request, response, attempt)
         session.now = max(session.now, response.at)
-        if response.status in _BUSY:
+        if _announces(response):
+            yield from _heed(session, response)
+        if response.status in BUSY:
             busy += 1
             if busy >= session.retry.busy_tries:
                 return response
@@ -512,6 +526,25 @@ def error_of(response: Response, what: str, *, shown: str = "nothing") -> Refuse
         return RateLimited(f"{what}: too many requests{said}: wait, or log in for a higher limit", **options)
     advice = f": {_ADVICE[code]}" if code in _ADVICE else ""
     return UnexpectedStatus(f"{what}: the registry answered {status}{said}{advice}", **options)
+
+
+def _announces(response: Response) -> bool:
+    return "ratelimit-remaining" in response.headers or "ratelimit" in response.headers
+
+
+def _heed(session: Session, response: Response) -> Conversation[None]:
+    """Keep what the registry says of its limit; where nothing is left, let all wait until there is more.
+
+    A longer wait than a minute is not begun on the strength of an announcement: the registry may still
+    answer, and its 429 says what it wants.
+    """
+    announced = rate_limit(response.headers)
+    if announced is None or not session.ours(response.url):
+        return
+    session.rate_limit = announced
+    reset = announced.reset_seconds
+    if announced.remaining == 0 and reset is not None and 0 < reset <= _LONGEST_WAIT:
+        yield Pause(reset)
 
 
 def _held(request: Request) -> int:
