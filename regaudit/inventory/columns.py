@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from regaudit.inventory.tables import TABLES, TIME_DTYPE, Column, check
+from regaudit.inventory.tables import TABLES, TIME_DTYPE, Column, check, named
 
 Whole = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -213,10 +213,10 @@ def _texts(values: Any, rows: int) -> Any:
 
 def _names(values: Any, rows: int) -> Any:
     if values is None:
-        return pd.Categorical([None] * rows)
+        return named([None] * rows)
     if not isinstance(values, Coded):
-        return pd.Categorical(values)
+        return named(values)
     names, places = ranks(values.texts, [values.codes])
     if not names:
-        return pd.Categorical([None] * rows)
+        return named([None] * rows)
     return pd.Categorical.from_codes(places[values.codes], dtype=pd.Categorical(names).dtype)
