@@ -66,13 +66,8 @@ def prepared(step: str, folder: str, out: Path):
         "plan.frame": made.frame,
         "plan.save": lambda: made.save(out / "plan.json"),
         "selection": made.selection,
-        "select all": lambda: select_all(made.selection(), keys),
+        "select all": lambda: made.selection().set_many(keys, selected=True),
     }[step]
-
-
-def select_all(selection, keys: list[str]) -> None:
-    for key in keys:
-        selection.set(key, selected=True)
 
 
 STEPS = (

@@ -130,7 +130,7 @@ class Holders:
         )
         first = blobs[["repository", "manifest_digest"]].iloc[starts]
         holder = self._place(self._key(first["repository"], first["manifest_digest"]))
-        holder = np.repeat(holder, np.diff(np.append(starts, len(blobs))))
+        holder = np.repeat(holder.astype("int32"), np.diff(np.append(starts, len(blobs))))
         pairs = _Pairs(len(self._digests), len(blobs) + count)
         pairs.add(holder, blobs["digest"].cat.codes.to_numpy())
         pairs.add(np.arange(count), self._keys % self._width)
@@ -338,7 +338,8 @@ class _Pairs:
         if not known.all():
             first, second = first[known], second[known]
         pairs = self._pairs[self._count : self._count + len(first)]
-        np.left_shift(first, self._bits, out=pairs, dtype="int64")
+        pairs[:] = first
+        pairs <<= self._bits
         pairs |= second
         self._count += len(first)
 

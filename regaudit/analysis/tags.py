@@ -18,13 +18,15 @@ import pyarrow.compute as pc
 
 from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
-from regaudit.reference import Digest, split_attached_tag
+from regaudit.reference import ATTACHED_PREFIXES, Digest, split_attached_tag
 from regaudit.text import clean, parse_duration
 
 CLOCKS = ("created", "pushed")
 BASES = ("digest", "config", "layers")  # the strongest first
 
 _DAY = timedelta(days=1)
+# What a duplicate's row says of the tag itself.
+_OF_DUPLICATES = ["registry", "repository", "tag", "digest", "kind", "created", "content_bytes"]
 # What takes a slot of keep_latest. Signatures and other artifacts come and go with what they describe.
 _RANKED_KINDS = ("image", "index")
 # Artifacts share this config (`{}`, image specification 1.1, "empty descriptor"): it says nothing of them.
@@ -86,9 +88,12 @@ def stale_tags(
     kept = None if keep_latest is None else _check_count(keep_latest)
     if clock not in CLOCKS:
         raise UsageError(f"{clean(clock, 40)!r} is not a clock: write clock='created' or clock='pushed'")
-    tags = _with_age(snapshot.tags, clock, _check_now(snapshot.taken_at if now is None else now))
-    stale = tags["age"].notna() & may_be_listed(tags) & _selected(tags["tag"], match, protect)
-    found = tags[stale & _beyond(tags, limit, kept)].sort_values(["repository", clock, "tag"], ignore_index=True)
+    tags, listed = snapshot.tags, may_be_listed(snapshot.tags)
+    tags = _with_age(tags, listed, clock, _check_now(snapshot.taken_at if now is None else now))
+    stale = tags["age"].notna() & listed & _selected(tags["tag"], match, protect) & _beyond(tags, limit, kept)
+    found = tags[stale]
+    found = found.iloc[_sorted_rows(_places(found["repository"]), _moments(found[clock]), _tag_places(found))]
+    found = found.reset_index(drop=True)
     found["reason"] = _stale_reasons(found, limit, kept)
     return found[_stale_columns(clock)]
 
@@ -130,22 +135,26 @@ def duplicate_tags(
         Where `by` names no basis, or one that is not known.
     """
     chosen = _check_bases(by)
-    tags = snapshot.tags
+    tags = snapshot.tags[_OF_DUPLICATES]
     tags = tags[may_be_listed(tags) & tags["digest"].notna()].reset_index(drop=True)
-    tags["scope"] = 0 if across_repositories else tags["repository"].cat.codes
-    tags["node"] = tags.assign(digest=tags["digest"].cat.codes).groupby(["scope", "digest"], sort=False).ngroup()
-    tags["order"] = _order_of_preference(tags)
-    nodes = _distinct_contents(tags, snapshot)
+    scope = np.zeros(len(tags), dtype="int64") if across_repositories else _places(tags["repository"])
+    digests = max(len(tags["digest"].cat.categories), 1)
+    node, distinct = pd.factorize(scope * digests + tags["digest"].cat.codes.to_numpy())
+    preferred = _by_preference(tags, across_repositories=across_repositories)
+    order = _inverse(preferred)
+    # The first of each content in this order is the last one written where the order runs backwards.
+    best = np.empty(len(distinct), dtype="int64")
+    best[node[preferred[::-1]]] = preferred[::-1]
+    nodes = pd.DataFrame({"scope": scope[best], "order": order[best], "first": best})
+    nodes = nodes.assign(**_contents(tags.iloc[best], snapshot))
     keeper = _keepers(nodes, chosen)
-    moved = (keeper != nodes.index.to_numpy())[tags["node"]]
-    alias = (tags["order"] != nodes["order"].to_numpy()[tags["node"]]) if "digest" in chosen else False
-    found = tags[moved | alias]
-    stays = nodes.loc[keeper[found["node"]]]
-    own = nodes.loc[found["node"]]
-    config = own["config"].to_numpy()
-    same_config = (config == stays["config"].to_numpy()) & (config >= 0)
-    basis = np.select([own.index == stays.index, same_config], ["digest", "config"], "layers")
-    return _duplicate_frame(found, tags.loc[stays["first"]], basis)
+    alias = (order != nodes["order"].to_numpy()[node]) if "digest" in chosen else False
+    found = np.flatnonzero((keeper[node] != node) | alias)
+    own, stays = node[found], keeper[node[found]]
+    config = nodes["config"].to_numpy()
+    same_config = (config[own] == config[stays]) & (config[own] >= 0)
+    basis = np.select([own == stays, same_config], [0, 1], 2)
+    return _duplicate_frame(tags, found, best[stays], basis)
 
 
 def _content(tags: pd.DataFrame) -> pd.Series[Any]:
@@ -161,10 +170,12 @@ def _content(tags: pd.DataFrame) -> pd.Series[Any]:
 def may_be_listed(tags: pd.DataFrame) -> pd.Series[Any]:
     """Return which rows of a tags table stand for themselves: neither a signature nor attached to a digest."""
     name = tags["tag"]
-    attached = name.str.startswith(("sha256-", "sha512-")).fillna(False).astype(bool)
+    attached = name.str.startswith(ATTACHED_PREFIXES).fillna(False).astype(bool)
     # The grammar is asked only about names that begin like one: few, or many in a signed registry.
     begins = np.flatnonzero(attached)
-    attached.iloc[begins] = np.array([split_attached_tag(tag) is not None for tag in name.iloc[begins]], dtype=bool)
+    attached.iloc[begins] = np.array(
+        [split_attached_tag(t) is not None for t in name.iloc[begins].tolist()], dtype=bool
+    )
     return ~attached & (tags["kind"] != "signature")
 
 
@@ -240,12 +251,12 @@ def _beyond(tags: pd.DataFrame, limit: timedelta | None, kept: int | None) -> pd
     return beyond
 
 
-def _with_age(tags: pd.DataFrame, clock: str, now: pd.Timestamp) -> pd.DataFrame:
+def _with_age(tags: pd.DataFrame, listed: pd.Series[Any], clock: str, now: pd.Timestamp) -> pd.DataFrame:
     """Add the age, and the rank among the repository's distinct digests, of which 1 is the newest."""
     age = now - tags[clock]
     # Small integers, not categories: pandas would hash every digest of the snapshot once per step.
     codes = pd.DataFrame({"repository": tags["repository"].cat.codes, "content": _content(tags)})
-    counted = tags["kind"].isin(_RANKED_KINDS) & (codes["content"] >= 0) & age.notna() & may_be_listed(tags)
+    counted = tags["kind"].isin(_RANKED_KINDS) & (codes["content"] >= 0) & age.notna() & listed
     content = codes[counted].groupby(["repository", "content"], sort=False).ngroup()
     # A digest is as new as its newest tag: with the clock `pushed` its tags may differ.
     newest = tags.loc[counted, clock].groupby(content).transform("max")
@@ -266,12 +277,19 @@ def _stale_reasons(stale: pd.DataFrame, limit: timedelta | None, kept: int | Non
     reasons = []
     if limit is not None:
         unit, size = _unit_of(limit)
-        ages = (stale["age"] // pd.Timedelta(size)).astype("Int64").astype("string")
-        reasons.append(f"older than {limit // size} {unit} (" + ages + f" {unit})")
+        beginning = f"older than {limit // size} {unit} ("
+        reasons.append(_texts_of(stale["age"] // pd.Timedelta(size), beginning, f" {unit})"))
     if kept is not None:
-        reasons.append(f"not among the newest {kept} (rank " + stale["rank"].astype("string") + ")")
-    texts = reasons[0] if len(reasons) == 1 else reasons[0] + "; " + reasons[1]
-    return texts.astype("string")
+        reasons.append(_texts_of(stale["rank"], f"not among the newest {kept} (rank ", ")"))
+    texts = reasons[0] if len(reasons) == 1 else pc.binary_join_element_wise(*reasons, "; ")
+    return pd.Series(_text_column(texts), index=stale.index)
+
+
+def _texts_of(numbers: pd.Series[Any], beginning: str, end: str) -> pa.Array:
+    """Return a text around each whole number, made once for each that differs."""
+    codes, distinct = pd.factorize(numbers.to_numpy("int64"))
+    texts = pa.array([f"{beginning}{number}{end}" for number in distinct.tolist()], pa.string())
+    return texts.take(pa.array(codes))
 
 
 def _unit_of(duration: timedelta) -> tuple[str, timedelta]:
@@ -314,63 +332,78 @@ def _check_bases(by: str | Iterable[str]) -> frozenset[str]:
     return chosen
 
 
-def _order_of_preference(tags: pd.DataFrame) -> Any:
-    """Return the place of each tag in the order in which representatives are chosen, from 0."""
-    version = pc.extract_regex(pa.array(tags["tag"], type=pa.string(), from_pandas=True), _VERSION)
+def _by_preference(tags: pd.DataFrame, *, across_repositories: bool) -> Any:
+    """Return the rows in the order in which representatives are chosen; within a repository, or among all."""
+    version = pc.extract_regex(_text_array(tags["tag"]), _VERSION)
     named = version.is_null().to_numpy(zero_copy_only=False)
-    keys: dict[str, Any] = {"created": tags["created"], "named": named}
     parts = {part: pc.struct_field(version, part).fill_null("") for part in ("major", "minor", "patch", "rest")}
-    numbers = {
-        part: pc.if_else(pc.equal(parts[part], ""), "-1", parts[part]).cast(pa.int64())
+    numbers = [
+        pc.if_else(pc.equal(parts[part], ""), "-1", parts[part]).cast(pa.int64()).to_numpy()
         for part in ("major", "minor", "patch")
-    }
-    keys["short"] = sum((number.to_numpy() < 0).astype("int8") for number in numbers.values())
-    keys |= {part: number.to_numpy() for part, number in numbers.items()}
-    keys["suffix"] = pc.not_equal(parts["rest"], "").to_numpy(zero_copy_only=False)
-    keys |= {"tag": tags["tag"], "repository": tags["repository"]}
-    chosen_first = pd.DataFrame(keys).sort_values(list(keys), na_position="last").index
-    order = np.empty(len(tags), dtype="int64")
-    order[chosen_first] = np.arange(len(tags))
-    return order
+    ]
+    short = sum((number < 0).astype("int8") for number in numbers)
+    suffix = pc.not_equal(parts["rest"], "").to_numpy(zero_copy_only=False)
+    last = [_ranks(tags["tag"]), _places(tags["repository"])] if across_repositories else [_tag_places(tags)]
+    return _sorted_rows(_moments(tags["created"]), named, short, *numbers, suffix, *last)
 
 
-def _distinct_contents(tags: pd.DataFrame, snapshot: Snapshot) -> pd.DataFrame:
-    """Return a row per scope and digest: the place of its best tag, and codes for config and layers (-1: none)."""
-    best = tags.sort_values("order").drop_duplicates("node").sort_values("node")
-    nodes = pd.DataFrame({"scope": best["scope"].to_numpy(), "order": best["order"].to_numpy(), "first": best.index})
-    digest = best["digest"].cat.codes.to_numpy()
-    is_image = (best["kind"] == "image").to_numpy()
-    for name, known in (("config", _configs(snapshot)), ("layers", _layer_lists(snapshot, digest[is_image]))):
-        code = known.reindex(digest).fillna(-1).to_numpy(dtype="int64")
-        nodes[name] = np.where(is_image, code, -1)
-    return nodes
+def _contents(tags: pd.DataFrame, snapshot: Snapshot) -> dict[str, Any]:
+    """Return codes for the config and the layers of each of these tags: equal where these are, -1 where there are none."""
+    digest = tags["digest"].cat.codes.to_numpy()
+    is_image = (tags["kind"] == "image").to_numpy()
+    known = {"config": _configs(snapshot), "layers": _layer_lists(snapshot, digest[is_image])}
+    return {name: np.where(is_image, codes[digest], -1) for name, codes in known.items()}
 
 
-def _configs(snapshot: Snapshot) -> pd.Series[Any]:
-    """Return the code of each manifest's config, by the manifest's code."""
+def _configs(snapshot: Snapshot) -> Any:
+    """Return the code of each manifest's config, by the manifest's code; -1 where it has none of its own."""
     manifests = snapshot.manifests
-    config = manifests["config_digest"]
-    said = manifests[config.notna() & (config.astype("object") != _EMPTY_CONFIG)].drop_duplicates("digest")
-    return pd.Series(said["config_digest"].cat.codes.to_numpy("int64"), index=said["digest"].cat.codes.to_numpy())
+    config, digest = manifests["config_digest"], manifests["digest"]
+    said = (config.notna() & digest.notna() & (config.astype("object") != _EMPTY_CONFIG)).to_numpy()
+    codes = np.full(len(digest.cat.categories), -1, dtype="int64")
+    # backwards, so that the first of several stays
+    codes[digest.cat.codes.to_numpy()[said][::-1]] = config.cat.codes.to_numpy()[said][::-1]
+    return codes
 
 
-def _layer_lists(snapshot: Snapshot, manifests: Any) -> pd.Series[Any]:
+def _layer_lists(snapshot: Snapshot, manifests: Any) -> Any:
     """Return a number for each manifest with layers, equal where the ordered lists are, by the manifest's code.
 
     The lists are laid out as one binary value for each manifest, which Arrow then compares whole:
     exact, and without a Python loop.
     """
-    blobs = snapshot.blobs
-    manifest = blobs["manifest_digest"].cat.codes
-    edges = pd.DataFrame({"manifest": manifest, "position": blobs["position"], "layer": blobs["digest"].cat.codes})
-    edges = edges[(blobs["role"] == "layer") & manifest.isin(np.unique(manifests))]
-    # A manifest of several repositories has the same layers in each: content decides, not place.
-    edges = edges.drop_duplicates(["manifest", "position"]).sort_values(["manifest", "position"])
-    held, starts = np.unique(edges["manifest"].to_numpy(), return_index=True)
-    layers = np.ascontiguousarray(edges["layer"].to_numpy("int32"))
+    digest = snapshot.blobs["digest"].cat
+    wanted = np.zeros(len(digest.categories), dtype=bool)
+    wanted[manifests] = True
+    manifest, rows = _layer_rows(snapshot.blobs, wanted)
+    starts = np.flatnonzero(_changes(manifest))
+    layers = np.ascontiguousarray(digest.codes.to_numpy()[rows], dtype="int32")
     offsets = np.append(starts, len(layers)).astype("int64") * layers.itemsize
-    lists = pa.Array.from_buffers(pa.large_binary(), len(held), [None, pa.py_buffer(offsets), pa.py_buffer(layers)])
-    return pd.Series(lists.dictionary_encode().indices.to_numpy().astype("int64"), index=held)
+    lists = pa.Array.from_buffers(pa.large_binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(layers)])
+    codes = np.full(len(digest.categories), -1, dtype="int64")
+    codes[manifest[starts]] = lists.dictionary_encode().indices.to_numpy()
+    return codes
+
+
+def _layer_rows(blobs: pd.DataFrame, wanted: Any) -> tuple[Any, Any]:
+    """Return the rows of the layers of the manifests that are wanted, in order and each manifest's once, and whose they are."""
+    repository, manifest = _places(blobs["repository"]), blobs["manifest_digest"].cat.codes.to_numpy()
+    begins = np.flatnonzero(_changes(repository) | _changes(manifest))
+    held = manifest[begins]
+    # A manifest of several repositories has the same layers in each: content decides, not place.
+    kept = (held >= 0) & ~pd.Series(held).duplicated().to_numpy() & wanted[held]
+    chosen = np.repeat(kept, np.diff(np.append(begins, len(blobs))))
+    chosen &= (blobs["role"] == "layer").to_numpy()
+    rows = np.flatnonzero(chosen)
+    owner, position = manifest[rows], blobs["position"].to_numpy("int64", na_value=-1)[rows]
+    together = len(held) == len(pd.unique(pd.Series(repository[begins] * len(wanted) + held)))
+    if together and ((np.diff(position) > 0) | (owner[1:] != owner[:-1])).all():
+        return owner, rows
+    # Rows that somebody shuffled: every one is looked at.
+    rows = np.flatnonzero((blobs["role"] == "layer").to_numpy() & (manifest >= 0) & wanted[manifest])
+    edges = pd.DataFrame({"manifest": manifest[rows], "position": blobs["position"].iloc[rows].array, "row": rows})
+    edges = edges.drop_duplicates(["manifest", "position"]).sort_values(["manifest", "position"])
+    return edges["manifest"].to_numpy(), edges["row"].to_numpy()
 
 
 def _keepers(nodes: pd.DataFrame, bases: frozenset[str]) -> Any:
@@ -403,12 +436,89 @@ def _first(nodes: pd.DataFrame, key: str, order: Any) -> Any:
     return pd.Series(group.to_numpy(), index=ranked["node"]).sort_index().to_numpy()
 
 
-def _duplicate_frame(found: pd.DataFrame, stays: pd.DataFrame, basis: Any) -> pd.DataFrame:
-    representative = (stays["repository"].astype("string") + ":" + stays["tag"]).to_numpy()
-    frame = found[["registry", "repository", "tag", "digest", "kind", "created", "content_bytes"]].assign(
-        basis=pd.Categorical(basis, categories=list(BASES)),
-        duplicate_of=pd.Series(representative, index=found.index, dtype="string"),
+def _duplicate_frame(tags: pd.DataFrame, found: Any, stays: Any, basis: Any) -> pd.DataFrame:
+    """Return the frame of the tags found, of which those that stay are the representatives."""
+    codes, distinct = pd.factorize(stays)
+    named = tags.iloc[distinct]
+    texts = pc.binary_join_element_wise(
+        pa.array(named["repository"].astype("object"), pa.string(), from_pandas=True), _text_array(named["tag"]), ":"
     )
-    phrases = {"digest": "same digest as ", "config": "same config as ", "layers": "same layers as "}
-    frame["reason"] = frame["basis"].astype("string").map(phrases).astype("string") + frame["duplicate_of"]
-    return frame.sort_values(["repository", "duplicate_of", "tag"], ignore_index=True)
+    frame = tags.iloc[found][_OF_DUPLICATES]
+    order = _sorted_rows(_places(frame["repository"]), _ranks(texts)[codes], _tag_places(frame))
+    frame, codes, basis = frame.iloc[order].reset_index(drop=True), codes[order], basis[order]
+    representative = texts.take(pa.array(codes))
+    phrases = pa.array(["same digest as ", "same config as ", "same layers as "])
+    frame["basis"] = pd.Categorical.from_codes(basis, categories=list(BASES))
+    frame["duplicate_of"] = _text_column(representative)
+    frame["reason"] = _text_column(pc.binary_join_element_wise(phrases.take(pa.array(basis)), representative, ""))
+    return frame
+
+
+# -- columns as numbers, which sort and compare far sooner than texts --------------------------
+
+
+def _places(names: pd.Series[Any]) -> Any:
+    return names.cat.codes.to_numpy("int64")
+
+
+def _moments(times: pd.Series[Any]) -> Any:
+    """Return times as numbers that sort alike; what is missing comes last."""
+    numbers = times.to_numpy("datetime64[us]").astype("int64")
+    missing = times.isna().to_numpy()
+    if missing.any():
+        numbers[missing] = numbers[~missing].max(initial=0) + 1
+    return numbers
+
+
+def _text_array(texts: pd.Series[Any]) -> pa.Array:
+    found = pa.array(texts, type=pa.string(), from_pandas=True)
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+def _text_column(texts: pa.Array) -> Any:
+    return pd.StringDtype().__from_arrow__(texts)
+
+
+def _ranks(texts: pd.Series[Any] | pa.Array) -> Any:
+    """Return numbers that sort as the texts do, missing ones last."""
+    array = _text_array(texts) if isinstance(texts, pd.Series) else texts
+    return pc.rank(array, tiebreaker="dense").to_numpy().astype("int64")
+
+
+def _tag_places(tags: pd.DataFrame) -> Any:
+    """Return numbers that sort as the tags of each repository do; those of different ones do not compare."""
+    repository, texts = _places(tags["repository"]), _text_array(tags["tag"])
+    begins = _changes(repository)
+    # As registries list them, and `collect` keeps them: then the place in the table is the place among the tags.
+    ascending = pc.less_equal(texts[:-1], texts[1:]).fill_null(False).to_numpy(zero_copy_only=False)
+    if (ascending | begins[1:]).all() and begins.sum() == len(pd.unique(pd.Series(repository))):
+        return np.arange(len(tags))
+    return _ranks(texts)
+
+
+def _changes(numbers: Any) -> Any:
+    """Return where a number differs from the one before it; the first does."""
+    return np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)]
+
+
+def _sorted_rows(*keys: Any) -> Any:
+    """Return the order of rows sorted by these whole numbers, the first counting most; equal rows stay as they are."""
+    words: list[Any] = [np.zeros(len(keys[0]), dtype="int64")]
+    free = 63
+    for key in keys if len(keys[0]) else ():
+        low = int(key.min())
+        bits = (int(key.max()) - low).bit_length()
+        if bits > free:
+            # A sort takes as long as it has keys: as many as fit are put into one.
+            words.append(key if bits > 63 else np.zeros(len(key), dtype="int64"))
+            free = 63 if bits <= 63 else 0
+        if bits <= free:
+            words[-1] = (words[-1] << bits) | (key.astype("int64") - low)
+            free -= bits
+    return np.lexsort(words[::-1])
+
+
+def _inverse(order: Any) -> Any:
+    places = np.empty(len(order), dtype="int64")
+    places[order] = np.arange(len(order))
+    return places

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 import pandas as pd
@@ -60,7 +61,8 @@ def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOpt
 
 
 def _in_order(tags: Mapping[str, str | None]) -> dict[str, str | None]:
-    return {tag: tags[tag] for tag in sorted(tags)}
+    names = sorted(tags)
+    return dict(tags) if names == list(tags) else {tag: tags[tag] for tag in names}
 
 
 class Selection:
@@ -395,7 +397,9 @@ class _Facts:
         self._graph, self._repository = graph, ""
         self._rows: dict[str, int] = {}
         self._kind, self._media_type = _words(manifests["kind"]), _words(manifests["media_type"])
-        self._created, self._content = manifests["created"], manifests["content_bytes"]
+        self._created = manifests["created"].to_numpy("datetime64[us]")
+        # What is missing is -1, as no size is.
+        self._content = manifests["content_bytes"].to_numpy("int64", na_value=-1)
         of_v1 = snapshot.tags[snapshot.tags["image_id"].notna()]
         self.of_v1 = set(zip(of_v1["repository"].astype("object"), of_v1["tag"].astype("object"), strict=True))
         gone = snapshot.problems[(snapshot.problems["error"] == "dangling").fillna(value=False)]
@@ -411,12 +415,14 @@ class _Facts:
         row = self._row(repository, digest)
         if row is None:
             return {}
-        media_type, created, size = self._media_type(row), self._created.array[row], self._content.array[row]
+        media_type, size = self._media_type(row), int(self._content[row])
+        # a plain time, or None: to pandas' own a tenth of a plan's time went
+        created = self._created[row].item()
         return {
             "kind": str(self._kind(row)),
             "media_type": None if pd.isna(media_type) else str(media_type),
-            "created": None if pd.isna(created) else created.isoformat(),
-            "content_bytes": None if pd.isna(size) else int(size),
+            "created": None if created is None else created.replace(tzinfo=UTC).isoformat(),
+            "content_bytes": None if size < 0 else size,
         }
 
     def _row(self, repository: str, digest: str) -> int | None:

@@ -178,10 +178,11 @@ def _values(frame: pd.DataFrame, name: str) -> list[Any]:
 
 def _each_once(found: list[Candidate]) -> tuple[Candidate, ...]:
     """Return each candidate once, with all its reasons, in an order that does not depend on how they came."""
-    same: dict[tuple[str, str, str], list[Candidate]] = {}
+    same: dict[str, dict[tuple[str, str], list[Candidate]]] = {}
     for candidate in found:
-        same.setdefault((candidate.repository, candidate.tag or "", candidate.digest or ""), []).append(candidate)
-    return tuple(_joined(same[key]) for key in sorted(same))
+        name = (candidate.tag or "", candidate.digest or "")
+        same.setdefault(candidate.repository, {}).setdefault(name, []).append(candidate)
+    return tuple(_joined(named[name]) for _, named in sorted(same.items()) for name in sorted(named))
 
 
 def _joined(same: list[Candidate]) -> Candidate:
