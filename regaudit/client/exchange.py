@@ -112,6 +112,9 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._first[name.lower()]
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._first
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return the first value of a field, or `default`."""
         return self._first.get(name.lower(), default)
