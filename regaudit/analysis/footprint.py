@@ -95,6 +95,9 @@ def reclaimable_bytes(snapshot: Snapshot, manifests: pd.DataFrame | Iterable[tup
 class Holders:
     """Who holds which bytes: built once from a snapshot, then asked about sets of manifests.
 
+    A manifest holds itself, its config and its layers; an index holds the manifests that it lists too, but not what
+    these hold: that is how garbage collection counts.
+
     Building reads every edge of the snapshot; a question costs only the edges of the manifests
     asked about.
 
@@ -113,11 +116,13 @@ class Holders:
         keys = self._key(manifests["repository"], manifests["digest"])
         self._keys = _distinct(keys[keys >= 0])
         # A manifest holds itself, and its config and layers; each once, however often it lists them.
-        holder = self._place(self._key(blobs["repository"], blobs["manifest_digest"]))
-        item = blobs["digest"].cat.codes.to_numpy("int64")
-        read = (holder >= 0) & (item >= 0)
-        holder = np.append(np.arange(len(self._keys)), holder[read])
-        edges = _distinct_pairs(holder, np.append(self._keys % self._width, item[read]), self._width)
+        holders, items = [np.arange(len(self._keys))], [self._keys % self._width]
+        for frame, column in ((blobs, "manifest_digest"), (self._listed(snapshot.children), "index_digest")):
+            holder = self._place(self._key(frame["repository"], frame[column]))
+            item = frame["digest"].cat.codes.to_numpy("int64")
+            holders.append(holder[(holder >= 0) & (item >= 0)])
+            items.append(item[(holder >= 0) & (item >= 0)])
+        edges = _distinct_pairs(np.concatenate(holders), np.concatenate(items), self._width)
         self._items = edges % self._width
         self._ends = np.cumsum(np.bincount(edges // self._width, minlength=len(self._keys)))
         self._starts = np.append(0, self._ends[:-1])
@@ -145,6 +150,13 @@ class Holders:
         if place == len(self._keys) or self._keys[place] != key:
             return None
         return self._items[self._starts[place] : self._ends[place]]
+
+    def _listed(self, children: pd.DataFrame) -> pd.DataFrame:
+        """Return the children that are there in any repository: a collector keeps their bytes for an index that lost them."""
+        there = np.zeros(self._width, dtype=bool)
+        there[self._keys % self._width] = True
+        code = children["digest"].cat.codes.to_numpy("int64")
+        return children[(code >= 0) & there[code]]
 
     def _key(self, repository: Any, digest: Any) -> Any:
         """Return one number for each repository and digest, or -1 where one is not in the snapshot."""
