@@ -12,13 +12,22 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from regaudit.client import write
 from regaudit.client.registry import Registry
-from regaudit.manifest import DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
+from regaudit.manifest import (
+    DOCKER_CONFIG,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_EMPTY,
+    OCI_INDEX,
+    OCI_MANIFEST,
+)
 from regaudit.reference import Digest, attached_tag
 
+T = TypeVar("T")
 Json = dict[str, Any]
 Manifests = Iterable[tuple[str, str]]
 
@@ -34,7 +43,7 @@ _TYPES = {
 _SUFFIXES = ("sig", "att", "sbom")
 
 
-def cases(few: int, many: int) -> int:
+def cases(few: T, many: T) -> T:
     """Return how many cases a proof takes: few in every run, many where ``HYPOTHESIS_PROFILE=long``."""
     return many if os.environ.get("HYPOTHESIS_PROFILE") == "long" else few
 
@@ -203,7 +212,9 @@ class _Maker:
         index_type = _TYPES[kind][1]
         children = random.sample(of, random.randint(1, min(3, len(of))))
         if kind == "docker":  # which knows no annotations: two of the same children are the same list
-            children = [d for d in children if self._shelf.manifests[d][0] == DOCKER_MANIFEST] or [self._image(kind="docker")]
+            children = [d for d in children if self._shelf.manifests[d][0] == DOCKER_MANIFEST] or [
+                self._image(kind="docker")
+            ]
         entries = [self._entry(child) | {"platform": {"os": "linux", "architecture": "amd64"}} for child in children]
         fields: Json = {"schemaVersion": 2, "mediaType": index_type, "manifests": entries}
         if kind == "oci":
