@@ -40,7 +40,7 @@ from regaudit.client.exchange import Conversation, Request, Response, Session, W
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
 from regaudit.manifest import AnyManifest, Index
-from regaudit.reference import Digest, attached_tag, split_attached_tag
+from regaudit.reference import Digest, attached_tag, split_attached_tag, subject_of_tag
 from regaudit.text import clean, redact
 
 logger = logging.getLogger("regaudit.cleaner")
@@ -277,8 +277,9 @@ class Execution:
             parts = split_attached_tag(tag)
             if parts is not None and state.get(tag) != digest:
                 now.referenced[parts[0]] = tag
-            if digest not in now.known:
-                self._follow(digest, tag, now)
+            for needed in (digest, subject_of_tag(tag)):
+                if needed is not None and needed not in now.known:
+                    self._follow(needed, tag, now)
 
     def _digests(self, repository: str, names: Iterable[str]) -> dict[str, str | None]:
         """Return what tags point to now, None where the manifest is gone."""
@@ -305,9 +306,9 @@ class Execution:
         below = [child.digest for child in manifest.manifests] if isinstance(manifest, Index) else []
         about = [manifest.subject.digest] if manifest.subject is not None else []
         now.referenced.update(dict.fromkeys((*below, *about), tag))
-        for child in below:
-            if child not in now.known and depth < _DEEPEST:
-                self._follow(child, tag, now, depth + 1)
+        for other in (*below, *about):
+            if other not in now.known and depth < _DEEPEST:
+                self._follow(other, tag, now, depth + 1)
 
     def _read_referrers(self, row: PlanRow, now: _Now) -> None:
         listed = self._registry.run(v2.listed_referrers(self._session, row.repository, Digest(str(row.digest))))

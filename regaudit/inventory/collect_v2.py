@@ -22,7 +22,6 @@ from regaudit.manifest import (
     LARGEST_SIZE,
     OCI_CONFIG,
     AnyManifest,
-    Descriptor,
     ImageConfig,
     Index,
     LegacyManifest,
@@ -30,7 +29,7 @@ from regaudit.manifest import (
     believable,
     parse_image_config,
 )
-from regaudit.reference import Digest
+from regaudit.reference import Digest, subject_of_tag
 from regaudit.text import parse_time, redact
 
 logger = logging.getLogger("regaudit.inventory")
@@ -39,7 +38,7 @@ logger = logging.getLogger("regaudit.inventory")
 _DEEPEST_INDEX = 8
 _WIDEST_INDEX = 10_000
 _CREATED_ANNOTATION = "org.opencontainers.image.created"
-_DISCOVERED = {"tag": "tag", "child": "index", "referrer": "referrer"}
+_DISCOVERED = {"tag": "tag", "child": "index", "referrer": "referrer", "subject": "referrer"}
 # What is found in several ways is found by the first of these, whichever answer came first.
 _PRECEDENCE = ("tag", "index", "referrer", "vendor")
 
@@ -73,6 +72,7 @@ class ReadingV2:
     pending: Counter[str] = field(default_factory=Counter)
     unfinished: int = 0
     missing: set[tuple[str, Digest]] = field(default_factory=set)
+    subjects: dict[str, set[Digest]] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
     tags_total: int = 0
     tags_done: int = 0
@@ -135,7 +135,9 @@ class ReadingV2:
         handlers[what](bulk, result, repository, *rest)
         # Only now, so that an interrupt in the lines above leaves the repository unread.
         self.pending[repository] -= 1
-        self.unfinished -= repository in self.repositories and not self.pending[repository]
+        if repository in self.repositories and not self.pending[repository]:
+            self.unfinished -= 1
+            self._read_subjects(bulk, repository)
 
     def _take_catalog(self, bulk: Bulk, result: Result, _: str) -> None:
         listing: v2.Listing = _value(result)
@@ -168,6 +170,8 @@ class ReadingV2:
         # After its manifest: an interrupt in between must not leave a tag on something unknown.
         self.tags[repository, tag] = (None if manifest is None else manifest.digest, datetime.now(UTC))
         if manifest is not None:
+            if (subject := subject_of_tag(tag)) is not None:
+                self.subjects.setdefault(repository, set()).add(subject)
             return
         if isinstance(result.error, NotFound):
             message = "the tag is listed, and its manifest is gone"
@@ -180,6 +184,8 @@ class ReadingV2:
     ) -> None:
         if result.value is not None:
             self._meet(bulk, repository, result.value, _DISCOVERED[role], depth)
+        elif isinstance(result.error, NotFound) and role == "subject":
+            pass  # it was deleted, and its signature was left behind: nothing is missing that something needs
         elif isinstance(result.error, NotFound):
             self.missing.add((repository, digest))
             message = f"listed as a {role}, and not there"
@@ -213,7 +219,7 @@ class ReadingV2:
             self._failed(repository, digest, "referrers", result.error)
             return
         for descriptor in result.value or ():
-            self._read_manifest(bulk, repository, descriptor, "referrer", depth + 1)
+            self._read_manifest(bulk, repository, descriptor.digest, "referrer", depth + 1)
 
     def _meet(self, bulk: Bulk, repository: str, manifest: AnyManifest, discovered_by: str, depth: int) -> None:
         """Take in a manifest, and ask for what hangs on it."""
@@ -224,6 +230,8 @@ class ReadingV2:
             return
         self.found[key] = _Found(manifest, discovered_by)
         self.asked.add(key)
+        if manifest.subject is not None:
+            self.subjects.setdefault(repository, set()).add(manifest.subject.digest)
         if isinstance(manifest, LegacyManifest):
             return
         if isinstance(manifest, Index):
@@ -247,15 +255,23 @@ class ReadingV2:
             self._problem(repository, index.digest, "manifest", "too_deep", message, blocking=True)
             return
         for descriptor in index.manifests:
-            self._read_manifest(bulk, repository, descriptor, "child", depth + 1)
+            self._read_manifest(bulk, repository, descriptor.digest, "child", depth + 1)
 
-    def _read_manifest(self, bulk: Bulk, repository: str, descriptor: Descriptor, role: str, depth: int) -> None:
-        key = (repository, descriptor.digest)
+    def _read_subjects(self, bulk: Bulk, repository: str) -> None:
+        """Read what signatures are about and no tag or index led to: an index pushed by digest still needs its children.
+
+        Once everything else of the repository is read, since most of it is found by a tag.
+        """
+        for digest in sorted(self.subjects.pop(repository, ())):
+            self._read_manifest(bulk, repository, digest, "subject", 0)
+
+    def _read_manifest(self, bulk: Bulk, repository: str, digest: Digest, role: str, depth: int) -> None:
+        key = (repository, digest)
         if key in self.asked:
             return
         self.asked.add(key)
-        conversation = v2.get_manifest(self.registry.session, repository, descriptor.digest)
-        self._submit(bulk, repository, ("manifest", descriptor.digest, role, depth), conversation)
+        conversation = v2.get_manifest(self.registry.session, repository, digest)
+        self._submit(bulk, repository, ("manifest", digest, role, depth), conversation)
 
     def _read_config(self, bulk: Bulk, repository: str, manifest: Manifest) -> None:
         digest = manifest.config.digest
