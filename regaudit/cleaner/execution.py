@@ -52,6 +52,8 @@ _LOOK_EVERY = (0.2, 0.5, 1.0, 2.0)
 _FEW = 3
 # Between two rows only their own tags and new names are read; after so many seconds all tags are again.
 _LOOK_AT_ALL_AFTER = 60.0
+# So long the list of tags that was read before one deletion serves the beginning of the next (seconds).
+_LIST_IS_FRESH = 1.0
 # Nobody nests indexes this deep; without an end, a hostile registry could keep it reading.
 _DEEPEST = 8
 
@@ -74,6 +76,10 @@ class _Now:
         What came after the review and needs a digest: its tag.
     all_again : float
         When all tags are due to be read again, on the monotonic clock.
+    listed : float
+        When the list of tags was last read, on the monotonic clock.
+    dangling : frozenset of str
+        Tags that led nowhere when the run began.
     """
 
     repository: str
@@ -83,6 +89,8 @@ class _Now:
     seen: dict[str, str] = field(default_factory=dict)
     referenced: dict[str, str] = field(default_factory=dict)
     all_again: float = 0.0
+    listed: float = -_LIST_IS_FRESH
+    dangling: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.known = set(self.reviewed)
@@ -132,6 +140,7 @@ class Execution:
         now = _Now(repository, tagged.union(str(row.digest) for row in rows))
         try:
             self._look(now)
+            now.dangling = frozenset(tag for tag, digest in now.tags.items() if digest is None)
         except RegistryError as error:
             word, detail = classify_unread(error)
             for row in rows:
@@ -202,6 +211,11 @@ class Execution:
             aliases=[tag for tag in on_digest if tag not in row.tags],
             action=row.action,
         )
+        try:
+            if newcomer := self._last_look(row, now):
+                return self._conclude(row, "skipped", newcomer)
+        except RegistryError as error:
+            return self._conclude(row, *classify_unread(error))
         self._asked.add(row.key)
         statuses: list[int] = []
         try:
@@ -255,8 +269,9 @@ class Execution:
 
     def _look(self, now: _Now, row: PlanRow | None = None) -> None:
         """Read the list of tags, and of these any new name and those on a row; all of them where that is due."""
-        names = self._registry.run(v2.tags(self._session, now.repository)).all()
-        now.tags = {name: now.tags[name] for name in names if name in now.tags}
+        names = list(now.tags)
+        if row is None or time.monotonic() - now.listed >= _LIST_IS_FRESH:
+            names = self._list(now)
         if row is None or time.monotonic() >= now.all_again:
             now.all_again = time.monotonic() + _LOOK_AT_ALL_AFTER
             self._read(names, now)
@@ -265,6 +280,20 @@ class Execution:
             self._read([name for name in names if name not in now.tags or name in aliases], now)
         if row is not None and row.action == DELETE_MANIFEST:
             self._read_referrers(row, now)
+
+    def _list(self, now: _Now) -> list[str]:
+        names = list(self._registry.run(v2.tags(self._session, now.repository)).all())
+        now.listed = time.monotonic()
+        now.tags = {name: now.tags[name] for name in names if name in now.tags}
+        return names
+
+    def _last_look(self, row: PlanRow, now: _Now) -> str:
+        """Read the list of tags as the very last thing before the deletion, and return what came in between, if it matters.
+
+        Reading the manifest and writing the record takes longer than a push does.
+        """
+        self._read([name for name in self._list(now) if name not in now.tags], now)
+        return self._changed(row, now)
 
     def _read(self, names: Iterable[str], now: _Now) -> None:
         """Read tags, and what those that changed since the review refer to."""
@@ -338,17 +367,38 @@ class Execution:
             return
         tried = self._asked | self._gone
         touched = {tag for row in rows if row.key in tried for tag in row.tags}
-        kept = {tag: digest for tag, digest in now.seen.items() if tag not in touched}
         try:
-            after = self._digests(now.repository, kept)
-            if None in after.values():
-                self._registry.run(_still_a_registry(self._session, now.repository))
+            lost = self._lost({tag: digest for tag, digest in now.seen.items() if tag not in touched}, now)
         except RegistryError as error:
             logger.warning("%s could not be read after the deletion: %s", clean(now.repository, 255), error)
             return
-        for tag in sorted(tag for tag, digest in after.items() if digest is None):
-            row = PlanRow(repository=now.repository, digest=kept[tag], tags=(tag,), action=DELETE_TAG)
-            self._conclude(row, "lost", "the tag was to stay, and is gone: somebody deleted or pushed it meanwhile")
+        for tag, (digest, detail) in sorted(lost.items()):
+            row = PlanRow(repository=now.repository, digest=digest, tags=(tag,), action=DELETE_TAG)
+            self._conclude(row, "lost", detail)
+
+    def _lost(self, kept: dict[str, str], now: _Now) -> dict[str, tuple[str | None, str]]:
+        """Return the tags that were to stay and are gone, and those that came meanwhile and lack what was deleted."""
+        names = set(self._registry.run(v2.tags(self._session, now.repository)).all())
+        new = names - now.seen.keys() - now.dangling
+        after = self._digests(now.repository, [*kept, *sorted(new)])
+        if None in after.values():
+            self._registry.run(_still_a_registry(self._session, now.repository))
+        gone = "the tag was to stay, and is gone: somebody deleted or pushed it meanwhile"
+        lost: dict[str, tuple[str | None, str]] = {tag: (kept[tag], gone) for tag in kept if after[tag] is None}
+        ours = {key.partition("@")[2]: key for key in self._gone & self._asked}
+        for tag in sorted(new):
+            digest = after[tag]
+            if digest is None:
+                lost[tag] = None, "it was pushed while its manifest was being deleted: undo puts the manifest back"
+                continue
+            now.referenced.clear()
+            self._follow(digest, tag, now)
+            if broken := sorted(ours.keys() & now.referenced.keys()):
+                lost[tag] = (
+                    digest,
+                    f"it was pushed meanwhile and needs {broken[0]}, which was deleted: undo puts it back",
+                )
+        return lost
 
 
 # -- reads just before and just after --------------------------------------------------------
