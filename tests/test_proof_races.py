@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from registries import Made, Shelf, cases
 
+from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.execution import tag_digest
 from regaudit.cleaner.plan import plan
@@ -27,6 +28,12 @@ REPOSITORIES = cases(3, 40)
 RACES = 10
 # From one outcome to the next deletion it takes some 15 ms: pushes shall fall before, into and after it (seconds).
 LATEST = 0.03
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """Do not wait half a minute for a digest to go that a push has brought back."""
+    monkeypatch.setattr(execution, "_VISIBLE_AFTER", 0.0)
 
 
 def image(shelf, number, *tags):
@@ -82,11 +89,21 @@ def test_every_acknowledged_push_that_a_deletion_took_is_reported_and_put_back(d
         after = now(door, acknowledged)
         listed = {(name, tag) for name in made.shelves for tag in door.repository(name).tags()}
         lost = {pair for pair, digest in acknowledged.items() if after[pair] != digest}
+        # A new tag that came and went between two looks leaves no trace anywhere: nobody can report it.
+        traceless = set() if known else lost - listed
         reported = {(o.repository, tag) for o in run.outcomes if o.outcome == "lost" for tag in o.tags}
-        undone = cleaner.undo(run)
-        back = now(door, acknowledged)
-        repaired = {pair for pair in lost if back[pair] == acknowledged[pair]}
-    print(known, run.counts(), undone.counts(), f"races {len(acknowledged)} lost {len(lost)} dangling {len(lost & listed)} reported {len(reported & lost)} wrongly {len(reported-lost)} repaired {len(repaired)}")
+        assert reported == lost - traceless
+        cleaner.undo(run)
+        repaired = {pair for pair, digest in now(door, lost).items() if digest == acknowledged[pair]}
+        assert repaired >= lost & listed
+        for name, tag in lost - repaired:  # the digest is back: setting the tag again needs no layer
+            raw = made.shelves[name].manifests[acknowledged[name, tag]][1]
+            door.repository(name).put_manifest(tag, raw, OCI_MANIFEST)
+        assert now(door, acknowledged) == acknowledged
+    print(  # noqa: T201 -- for who asks with -s
+        f"{len(acknowledged)} pushes raced, {len(lost)} lost, {len(reported)} reported, {len(traceless)} without a trace,"
+        f" {len(repaired)} put back by undo; {run.counts()}"
+    )
 
 
 def raced(host, made, made_plan, cleaner, *, known):
