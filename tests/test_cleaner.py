@@ -815,7 +815,7 @@ def test_once_stop_is_set_no_further_deletion_is_begun(shop):
     assert words(run) == {"a": "deleted"}
     assert run.stopped
     assert not run.ok
-    assert shop.execute(made).counts() == {"already_absent": 1, "deleted": 2}
+    assert shop.execute(made).counts() == {"deleted_before": 1, "deleted": 2}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -902,7 +902,7 @@ def test_after_a_kill_the_same_plan_finishes_the_work_and_loses_nothing_else(sho
     assert first.stopped
     second = shop.execute(made)
     assert not second.stopped
-    assert set(second.counts()) <= {"deleted", "already_absent", "deleted_unconfirmed"}
+    assert set(second.counts()) <= {"deleted", "deleted_before", "deleted_unconfirmed"}
     assert set(before[APP][1]) - set(shop.store.digests(APP)) == set(going)
     for run in (second, first):  # together they know everything that is needed
         assert shop.cleaner.undo(run).ok

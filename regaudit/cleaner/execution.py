@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from regaudit.cleaner.history import history_of
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import (
     BUSY,
     GONE,
     STOPS_REGISTRY,
     STOPS_REPOSITORY,
-    UNSETTLED,
     Outcome,
     Report,
     Run,
@@ -30,8 +30,8 @@ from regaudit.cleaner.outcomes import (
     may_take_effect,
     new_run,
     record_outcome,
+    record_outcomes,
     recorded_run,
-    runs_of,
 )
 from regaudit.cleaner.plan import Plan
 from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PlanRow
@@ -105,7 +105,8 @@ class Execution:
         self._asked: set[str] = set()
         self._gone: set[str] = set()
         self._untags = True
-        self._earlier = runs_of(journal, plan.hash)
+        self._past = history_of(journal, plan.hash)
+        self._done: set[str] = set()
 
     def run(self) -> Run:
         """Delete every row that still is as it was reviewed, and return what became of each."""
@@ -120,25 +121,71 @@ class Execution:
             plan_hash=plan.hash,
             approval=plan.approval.to_dict(),
             rows=[row.to_dict() for row in plan.rows],
+            resumes=list(self._past.runs),
         )
         with ended(self._journal, self._run):
+            self._look_at_open()
             for repository, rows in self._rows.items():
                 self._clean(repository, rows)
         return recorded_run(self._journal, self._run)
+
+    # -- going on where an earlier run was ----------------------------------------------------
+
+    def _look_at_open(self) -> None:
+        """Look first at what an earlier run asked for without learning the outcome: it may be gone by our doing."""
+        for row in self._plan.rows:
+            past = self._past.open(row.key)
+            if past is None or self._stop.is_set():
+                continue
+            try:
+                self._registry.run(v2.get_manifest(self._session, row.repository, _reference(row)))
+            except NotFound as error:
+                if error.code not in {None, "NAME_UNKNOWN"}:
+                    self._done.add(row.key)
+                    self._conclude(row, "deleted_unconfirmed", f"run {past.run} had asked for it, and it is gone")
+            except RegistryError:
+                continue  # its turn will come, and say so
+
+    def _take_over(self, rows: list[PlanRow], now: _Now) -> None:
+        """Take what earlier runs saw gone as done; what has come back since is somebody's, and stays."""
+        taken: list[Outcome] = []
+        for row in rows:
+            past = self._past.settled(row.key)
+            if past is None or row.key in self._done:
+                continue
+            self._done.add(row.key)
+            back = sorted(tag for tag in row.tags if row.digest is not None and now.tags.get(tag) == row.digest)
+            if back:
+                detail = f"came_back: {back[0]} was set to it again after run {past.run} had seen it gone: plan it anew"
+                self._conclude(row, "skipped", detail)
+                continue
+            self._gone.add(row.key)
+            word = "already_absent" if past.outcome == "already_absent" else "deleted_before"
+            detail = f"run {past.run}: {past.outcome}"
+            taken.append(Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, detail))
+        record_outcomes(self._journal, self._run, taken)
+        for outcome in taken:
+            self._report(outcome)
 
     def _clean(self, repository: str, rows: list[PlanRow]) -> None:
         # What had a tag when the plan was made was looked at then, with all that it refers to.
         tagged = {digest for digest in self._plan.state.get(repository, {}).values() if digest is not None}
         now = _Now(repository, tagged.union(str(row.digest) for row in rows))
+        if all(row.key in self._done or self._past.settled(row.key) for row in rows):
+            self._take_over(rows, now)
+            return
         try:
             self._look(now)
         except RegistryError as error:
+            self._take_over(rows, now)
             word, detail = classify_unread(error)
             for row in rows:
-                self._conclude(row, word, detail)
+                if row.key not in self._done:
+                    self._conclude(row, word, detail)
             if word in STOPS_REGISTRY:
                 raise Stop from None
             return
+        self._take_over(rows, now)
         stopped = self._work(rows, now)
         self._check_kept(rows, now)
         if stopped:
@@ -147,6 +194,8 @@ class Execution:
     def _work(self, rows: list[PlanRow], now: _Now) -> bool:
         """Delete rows one by one, and return whether nothing more may be sent to the registry."""
         for row in rows:
+            if row.key in self._done:
+                continue
             if self._stop.is_set():
                 return True
             word = self._one(row, now)
@@ -185,8 +234,8 @@ class Execution:
         return None
 
     def _absent(self, row: PlanRow) -> tuple[str, str]:
-        if self._unfinished_before(row):
-            return "deleted_unconfirmed", "an earlier run had asked for it"
+        if past := self._past.open(row.key):
+            return "deleted_unconfirmed", f"run {past.run} had asked for it"
         return "already_absent", "it was not there any more"
 
     def _delete(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> str:
@@ -210,7 +259,7 @@ class Execution:
             reply = error
         alive = self._registry.run(_alive(self._session, row, patient=may_take_effect(reply)))
         tag_only = row.action == DELETE_TAG
-        again = not BUSY.isdisjoint(statuses) or self._unfinished_before(row)
+        again = not BUSY.isdisjoint(statuses) or self._past.open(row.key) is not None
         word, detail = classify(reply, alive=alive, tag_only=tag_only, again=again, patience=_VISIBLE_AFTER)
         if tag_only:
             word, detail = self._check_untagged(row, word, detail)
@@ -242,14 +291,6 @@ class Execution:
             self._gone.add(row.key)
         self._report(outcome)
         return word
-
-    def _unfinished_before(self, row: PlanRow) -> bool:
-        """Return whether an earlier run of this plan asked for this deletion and never learned the outcome."""
-        for run in reversed(self._earlier):
-            if self._journal.last(run, row.key, "intent"):
-                known = self._journal.last(run, row.key, "outcome")
-                return known is None or known.data["outcome"] in UNSETTLED
-        return False
 
     # -- what the registry looks like now -----------------------------------------------------
 
@@ -376,6 +417,11 @@ def tag_digest(session: Session, repository: str, tag: str) -> Conversation[str 
         return None
 
 
+def _reference(row: PlanRow) -> str:
+    """Return by what a row is known to a registry: its tag where only that goes, else its digest."""
+    return row.tags[0] if row.action == DELETE_TAG else str(row.digest)
+
+
 def _noting(conversation: Conversation[Response], statuses: list[int]) -> Conversation[Response]:
     """Run a deletion and note the status of each answer: what was answered 503 may have been carried out."""
     try:
@@ -399,7 +445,7 @@ def _alive(session: Session, row: PlanRow, *, patient: bool) -> Conversation[boo
 
     After an accepted deletion a registry may need a while to show it: it is looked at for half a minute.
     """
-    reference = row.tags[0] if row.action == DELETE_TAG else str(row.digest)
+    reference = _reference(row)
     waited = 0.0
     pauses: Iterator[float] = iter(_LOOK_EVERY)
     while True:

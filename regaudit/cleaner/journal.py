@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -142,6 +142,12 @@ class Journal:
         """Add an entry; when this returns, it is on the disk."""
         with self._transaction():
             self._add(run, event, key, data)
+
+    def record_all(self, run: str, event: str, entries: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Add an entry for each key; when this returns, all of them are on the disk."""
+        with self._transaction():
+            for key, data in entries:
+                self._add(run, event, key, data)
 
     def record_intent(self, run: str, key: str, *, digest: str, media_type: str, raw: bytes, **data: Any) -> None:
         """Add what is about to be deleted together with its bytes; when this returns, both are on the disk."""

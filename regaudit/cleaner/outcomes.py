@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,10 +37,10 @@ logger = logging.getLogger("regaudit.cleaner")
 # -- the words -------------------------------------------------------------------------------
 
 # A deletion that left nothing behind, by whomever.
-GONE = frozenset({"deleted", "deleted_unconfirmed", "already_absent"})
+GONE = frozenset({"deleted", "deleted_unconfirmed", "deleted_before", "already_absent"})
 _FINE = GONE | {"skipped", "restored", "already_there"}
 # Something may be gone by our doing.
-UNDOABLE = frozenset({"deleted", "deleted_unconfirmed", "unknown", "not_deleted", "lost"})
+UNDOABLE = frozenset({"deleted", "deleted_unconfirmed", "deleted_before", "unknown", "not_deleted", "lost"})
 # It was asked for, and may happen after we last looked: what a later run finds gone may be our doing.
 UNSETTLED = frozenset({"unknown", "not_deleted", "failed"})
 # After these nothing more is sent to the registry, or to the repository.
@@ -56,6 +56,7 @@ class Outcome:
     ----------
     outcome : str
         Of a deletion: ``deleted``, ``deleted_unconfirmed`` (gone, though the reply did not say so),
+        ``deleted_before`` (by an earlier run of the same plan, which this one goes on with; not asked for again),
         ``already_absent``, ``not_deleted``, ``disabled``, ``denied``, ``refused_by_registry``,
         ``refused_redirect``, ``rate_limited``, ``repository_missing``, ``skipped``, ``unknown``,
         ``failed``, ``lost`` (what was to stay is gone: a kept tag that vanished meanwhile, or a manifest
@@ -94,6 +95,8 @@ class Run:
         ``delete`` or ``undo``.
     stopped : bool
         Whether it ended before all rows were tried.
+    resumes : tuple of str
+        Earlier executions of the same plan, oldest first, which it goes on with.
     """
 
     id: str
@@ -101,6 +104,7 @@ class Run:
     kind: str
     outcomes: tuple[Outcome, ...]
     stopped: bool = False
+    resumes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -121,7 +125,8 @@ class Run:
 
     def __str__(self) -> str:
         counted = ", ".join(f"{count} {word}" for word, count in self.counts().items()) or "nothing to do"
-        return f"{self.kind} {self.id}: {counted}{'; stopped before the end' if self.stopped else ''}"
+        onward = f" (goes on after {', '.join(self.resumes[-3:])})" if self.resumes else ""
+        return f"{self.kind} {self.id}{onward}: {counted}{'; stopped before the end' if self.stopped else ''}"
 
     def _repr_html_(self) -> str:
         shown = self.outcomes[:100]
@@ -266,8 +271,14 @@ def ended(journal: Journal, run: str) -> Iterator[None]:
 
 def record_outcome(journal: Journal, run: str, outcome: Outcome) -> None:
     """Add what became of a row to the journal."""
-    fields = {name: value for name, value in outcome.to_dict().items() if name not in {"key", "at"}}
-    journal.record(run, "outcome", outcome.key, **fields)
+    record_outcomes(journal, run, [outcome])
+
+
+def record_outcomes(journal: Journal, run: str, outcomes: Iterable[Outcome]) -> None:
+    """Add what became of several rows, all of it or nothing."""
+    plain = ((outcome.key, outcome.to_dict()) for outcome in outcomes)
+    fields = [(key, {name: v for name, v in values.items() if name not in {"key", "at"}}) for key, values in plain]
+    journal.record_all(run, "outcome", fields)
 
 
 def recorded_run(journal: Journal, name: str) -> Run:
@@ -286,7 +297,8 @@ def recorded_run(journal: Journal, name: str) -> Run:
             outcomes[entry.key] = _outcome({**entry.data, "key": entry.key, "at": entry.at})
         elif entry.event == "finished":
             stopped = bool(entry.data.get("stopped"))
-    return Run(name, started.get("plan_hash", ""), started["kind"], tuple(outcomes.values()), stopped)
+    resumes = tuple(started.get("resumes", ()))
+    return Run(name, started.get("plan_hash", ""), started["kind"], tuple(outcomes.values()), stopped, resumes)
 
 
 def _outcome(data: dict[str, Any]) -> Outcome:
