@@ -321,17 +321,27 @@ def apply(plan_file: str, journal_path: str | None, strict: bool, connect: Calla
 @main.command()
 @click.argument("run", metavar="RUN")
 @click.option("--overwrite", is_flag=True, help="Set tags back even where somebody has set them to something else.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Only this REPOSITORY, REPOSITORY:TAG or DIGEST; may be repeated."
+)
 @_journal
 @_strict
 @_connection_options
-def undo(run: str, overwrite: bool, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]) -> None:
+def undo(
+    run: str,
+    overwrite: bool,
+    only: tuple[str, ...],
+    journal_path: str | None,
+    strict: bool,
+    connect: Callable[[str], Registry],
+) -> None:
     """Put back what a run of `apply` deleted, as long as the registry has not collected its garbage."""
     from regaudit.cleaner.cleaner import Cleaner
 
     with _journal_of(run, journal_path) as journal:
         started = next(entry for entry in journal.entries(run) if entry.event == "started")
         with connect(started.data["registry"]) as registry:
-            done = Cleaner(registry, journal=journal).undo(run, progress=_print_outcome, overwrite=overwrite)
+            done = Cleaner(registry, journal=journal).undo(run, progress=_print_outcome, overwrite=overwrite, only=only)
         _close(done, journal, strict=strict)
 
 

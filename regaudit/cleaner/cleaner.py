@@ -8,6 +8,7 @@ them in `regaudit.cleaner.outcomes`.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -80,20 +81,32 @@ class Cleaner:
         progress: Report | None = None,
         stop: threading.Event | None = None,
         overwrite: bool = False,
+        only: str | Iterable[str] = (),
     ) -> Run:
         """Put back what a run deleted: manifests byte for byte, children first, then their tags.
 
-        Possible as long as the registry has not collected its garbage. A tag that somebody has set
-        to something else since stays as it is, unless `overwrite`.
+        Possible as long as the registry has not collected its garbage.
+
+        Parameters
+        ----------
+        overwrite : bool
+            Set tags back even where somebody has set them to something else since.
+        only : str or iterable of str
+            Put back only these: a ``repository``, a tag ``repository:tag``, a digest. What they need
+            comes with them (an index's children, a signature's subject), and so do the signatures
+            that went along with them.
 
         Raises
         ------
         JournalError
             The journal does not know the run.
+        UsageError
+            The run deleted nothing of a name in `only`.
         """
         name = run if isinstance(run, str) else run.id
+        names = (only,) if isinstance(only, str) else tuple(only)
         with self.journal.locked():
-            return Restoration(self.registry, self.journal, name, progress, stop, overwrite=overwrite).run()
+            return Restoration(self.registry, self.journal, name, progress, stop, overwrite=overwrite, only=names).run()
 
     def run(self, name: str) -> Run:
         """Return a run as the journal has it; raises `JournalError` where it does not know it."""
