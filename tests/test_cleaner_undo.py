@@ -1,5 +1,7 @@
 """A part of a deletion comes back with what it needs, and after garbage collection nothing comes back by halves."""
 
+import json
+
 import pytest
 from images import Pushed
 
@@ -150,3 +152,45 @@ def test_a_child_that_another_run_deleted_comes_back_with_its_index(deleted):
     assert deleted.app.tags()["late-index"] == top
     assert deleted.there(child)
     assert "late" not in deleted.app.tags()
+
+
+# -- configs -----------------------------------------------------------------------------------
+
+
+def test_a_config_that_is_gone_comes_back_from_the_journal_where_the_layers_are_there(deleted):
+    raw = deleted.cleaner.journal.manifest(deleted.plain)[1]
+    config = json.loads(raw)["config"]["digest"]
+    assert Digest(config).matches(deleted.cleaner.journal.config(config))
+    deleted.app.image("holds the layer", layer=b"plain")
+    deleted.server.garbage_collect()
+    deleted.server.restart()
+    with pytest.raises(NotFound):
+        deleted.app.repository.head_blob(config)
+    assert deleted.undo(f"{APP}:0.9").counts() == {"restored": 1}
+    assert deleted.app.tags()["0.9"] == deleted.plain
+    assert deleted.app.repository.head_blob(config).size
+
+
+def test_a_config_is_not_put_back_where_a_layer_is_gone(deleted):
+    config = json.loads(deleted.cleaner.journal.manifest(deleted.plain)[1])["config"]["digest"]
+    deleted.server.garbage_collect()
+    deleted.server.restart()
+    assert deleted.undo(deleted.plain).counts() == {"blobs_gone": 1}
+    with pytest.raises(NotFound):
+        deleted.app.repository.head_blob(config)
+
+
+@pytest.mark.parametrize(("broken", "noted"), [("missing", "could not be read"), ("large", "not kept")])
+def test_a_config_that_is_missing_or_large_is_noted_and_no_obstacle(deleted, monkeypatch, broken, noted):
+    digest = deleted.app.image("odd", "odd")
+    made = deleted.plan(f"{APP}:odd")
+    if broken == "missing":
+        deleted.app.repository.delete_blob(deleted.app.repository.manifest(digest).config.digest, force=True)
+    else:
+        monkeypatch.setattr(execution, "_LARGEST_CONFIG", 10)
+    run = deleted.cleaner.execute(made)
+    assert run.counts() == {"deleted": 1}
+    intent = deleted.cleaner.journal.last(run.id, f"{APP}@{digest}", "intent")
+    assert noted in intent.data["config_note"]
+    assert intent.data["config"] is None
+    deleted.cleaner.journal.verify()

@@ -39,7 +39,7 @@ from regaudit.client import v2, write
 from regaudit.client.exchange import Conversation, Request, Response, Session, Wait
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
-from regaudit.manifest import AnyManifest, Index
+from regaudit.manifest import AnyManifest, Index, Manifest
 from regaudit.reference import Digest, attached_tag, split_attached_tag
 from regaudit.text import clean, redact
 
@@ -52,6 +52,8 @@ _LOOK_EVERY = (0.2, 0.5, 1.0, 2.0)
 _FEW = 3
 # Between two rows only their own tags and new names are read; after so many seconds all tags are again.
 _LOOK_AT_ALL_AFTER = 60.0
+# A config lists the layers' history: some kilobytes. Larger ones are artifacts' own, which the journal is no place for.
+_LARGEST_CONFIG = 1 << 20
 # Nobody nests indexes this deep; without an end, a hostile registry could keep it reading.
 _DEEPEST = 8
 
@@ -240,12 +242,15 @@ class Execution:
 
     def _delete(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> str:
         on_digest = sorted(tag for tag, digest in now.tags.items() if digest == row.digest)
+        config, note = self._config(row.repository, manifest)
         self._journal.record_intent(
             self._run,
             row.key,
             digest=str(row.digest),
             media_type=manifest.media_type,
             raw=manifest.raw,
+            config=config,
+            config_note=note,
             repository=row.repository,
             tags=[tag for tag in on_digest if tag in row.tags],
             aliases=[tag for tag in on_digest if tag not in row.tags],
@@ -267,6 +272,24 @@ class Execution:
             for tag in row.tags:
                 now.tags.pop(tag, None)
         return self._conclude(row, word, detail)
+
+    def _config(self, repository: str, manifest: AnyManifest) -> tuple[tuple[str, bytes] | None, str]:
+        """Return an image's config to keep with it, or why there is none: that is noted, and never an obstacle."""
+        if not isinstance(manifest, Manifest):
+            return None, ""
+        digest = manifest.config.digest
+        if manifest.config.size > _LARGEST_CONFIG:
+            return None, f"the config has {manifest.config.size:,} bytes: it is not kept"
+        known = self._journal.config(digest)
+        if known is not None:
+            return (str(digest), known), ""
+        try:
+            return (
+                str(digest),
+                self._registry.run(v2.get_blob(self._session, repository, digest, _LARGEST_CONFIG)),
+            ), ""
+        except RegistryError as error:
+            return None, redact(f"the config could not be read: {error}", 400)
 
     def _request(self, row: PlanRow) -> Conversation[Response]:
         if row.action == DELETE_TAG:

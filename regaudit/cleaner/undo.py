@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from regaudit.cleaner.execution import is_there, tag_digest
 from regaudit.cleaner.journal import Entry, Journal
@@ -22,8 +23,9 @@ from regaudit.cleaner.outcomes import (
     runs_of,
 )
 from regaudit.cleaner.rows import DELETE_MANIFEST
-from regaudit.client import v2, write
+from regaudit.client import upload, v2, write
 from regaudit.client.registry import Registry
+from regaudit.client.transfer import Content
 from regaudit.errors import BadManifest, InvalidReference, JournalError, NotFound, Refused, RegistryError, UsageError
 from regaudit.manifest import AnyManifest, Index, LegacyManifest, Manifest, parse_manifest
 from regaudit.reference import Digest, attached_tag, split_attached_tag
@@ -178,7 +180,7 @@ class Restoration:
                 self._put(repository, digest, saved.document)
             return self._restore_tags(saved, was_there=was_there)
         except Refused as error:
-            if error.status in {400, 404} and error.code in _BLOBS_GONE:
+            if _needs_blobs(error):
                 return "blobs_gone", self._what_is_gone(repository, saved.document, error)
             return "failed", str(error)
         except RegistryError as error:
@@ -244,10 +246,32 @@ class Restoration:
 
     def _put(self, repository: str, reference: str, document: AnyManifest) -> None:
         raw = document.raw
-        self._registry.run(write.restore_manifest(self._session, repository, reference, raw, document.media_type))
+        store = partial(write.restore_manifest, self._session, repository, reference, raw, document.media_type)
+        try:
+            self._registry.run(store())
+        except Refused as error:
+            if not _needs_blobs(error) or not self._put_config(repository, document):
+                raise
+            self._registry.run(store())
         found = self._registry.run(tag_digest(self._session, repository, reference))
         if found is None or not Digest(found).matches(raw):
             raise RegistryError(f"{repository}:{reference} was stored, and a read does not show it")
+
+    def _put_config(self, repository: str, document: AnyManifest) -> bool:
+        """Upload a config that is gone and that the journal has, where the layers are there, and return whether it was."""
+        if not isinstance(document, Manifest):
+            return False
+        config, raw = document.config.digest, self._journal.config(document.config.digest)
+        layers = [digest for digest in _blobs(document) if digest != config]
+        if raw is None or not config.matches(raw) or not all(self._has_blob(repository, digest) for digest in layers):
+            return False
+        self._registry.run(upload.upload_blob(self._session, repository, config, Content(raw)))
+        return True
+
+
+def _needs_blobs(error: Refused) -> bool:
+    """Return whether a registry refuses a manifest for what it needs and is not there."""
+    return error.status in {400, 404} and error.code in _BLOBS_GONE
 
 
 # -- which part, and in which order ----------------------------------------------------------
