@@ -311,11 +311,9 @@ def apply(plan_file: str, journal_path: str | None, strict: bool, connect: Calla
         cleaner = Cleaner(registry, journal=journal_path)
         with cleaner.journal:
             done = cleaner.execute(approved, progress=_print_outcome)
+            if done.advice:
+                click.echo(f"{done.advice}\nuntil then it can be undone: regaudit undo {done.id}")
             _close(done, cleaner.journal, strict=strict)
-            if done.counts().get("deleted"):
-                click.echo(
-                    f"bytes come back when the registry collects its garbage; until then: regaudit undo {done.id}"
-                )
 
 
 @main.command()

@@ -119,7 +119,7 @@ def test_applying_the_same_plan_again_deletes_nothing_more(shell, served):
     sent = len(deletions(served))
     again = shell("apply", "plan.json")
     assert again.exit_code == 0
-    assert "already_absent" in again.output
+    assert "deleted_before" in again.output
     assert len(deletions(served)) == sent
 
 

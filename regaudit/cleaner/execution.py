@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from regaudit.cleaner.capabilities import probe
+from regaudit.cleaner.garbage import ENABLE_DELETION
 from regaudit.cleaner.history import history_of
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import (
@@ -127,9 +129,22 @@ class Execution:
         )
         with ended(self._journal, self._run):
             self._look_at_open()
+            self._probe()
             for repository, rows in self._rows.items():
                 self._clean(repository, rows)
         return recorded_run(self._journal, self._run)
+
+    def _probe(self) -> None:
+        """Find out what the registry can do before anything is asked of it; without deletion the run ends here."""
+        row = next((r for r in self._plan.rows if r.key not in self._done and not self._past.settled(r.key)), None)
+        if row is None or self._stop.is_set():
+            return
+        found = probe(self._registry, row.repository)
+        self._journal.record(self._run, "probed", **found.to_dict())
+        if found.deletion is False:
+            self._conclude(row, "disabled", ENABLE_DELETION)
+            raise Stop
+        self._untags = found.tag_deletion is not False
 
     # -- going on where an earlier run was ----------------------------------------------------
 

@@ -55,7 +55,7 @@ class Entry:
     Attributes
     ----------
     event : str
-        ``started`` (with the plan and its approval), ``intent``, ``outcome`` or ``finished``.
+        ``started`` (with the plan and its approval), ``probed`` (what the registry can do), ``intent``, ``outcome`` or ``finished``.
     key : str
         The row of the plan, where the event is about one.
     """

@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from regaudit.cleaner.journal import Journal
+from regaudit.cleaner.garbage import ENABLE_DELETION, advice
+from regaudit.cleaner.journal import Entry, Journal
 from regaudit.cleaner.rows import DELETE_MANIFEST
 from regaudit.client.exchange import Response, error_of
 from regaudit.errors import (
@@ -97,6 +98,8 @@ class Run:
         Whether it ended before all rows were tried.
     resumes : tuple of str
         Earlier executions of the same plan, oldest first, which it goes on with.
+    advice : str
+        Of a deletion that left bytes to collect: what to type for them to come back.
     """
 
     id: str
@@ -105,6 +108,7 @@ class Run:
     outcomes: tuple[Outcome, ...]
     stopped: bool = False
     resumes: tuple[str, ...] = ()
+    advice: str = ""
 
     @property
     def ok(self) -> bool:
@@ -131,7 +135,8 @@ class Run:
     def _repr_html_(self) -> str:
         shown = self.outcomes[:100]
         rows: list[list[object]] = [[o.repository, " ".join(o.tags[:8]), o.outcome, o.detail] for o in shown]
-        return f"<p>{escape(self)}</p>{html_table(['repository', 'tags', 'outcome', 'detail'], rows)}"
+        after = f"<p>{escape(self.advice)}</p>" if self.advice else ""
+        return f"<p>{escape(self)}</p>{html_table(['repository', 'tags', 'outcome', 'detail'], rows)}{after}"
 
 
 # -- which answer means what -----------------------------------------------------------------
@@ -186,7 +191,7 @@ def _classify_alive(reply: Response, code: str | None, *, tag_only: bool, patien
         return "not_deleted", f"accepted ({status}), and still there after {patience:.0f} s"
     if status == 405 or code == "UNSUPPORTED" or (tag_only and status == 400):
         word = "refused_by_registry" if tag_only else "disabled"
-        return word, "the registry does not allow deletion: switch it on there"
+        return word, "the registry does not delete by tag" if tag_only else ENABLE_DELETION
     if status in {401, 403}:
         return "denied", "the credentials do not allow deletion"
     if status in {409, 412, 423} or any(word in _text(reply) for word in _HELD):
@@ -297,8 +302,22 @@ def recorded_run(journal: Journal, name: str) -> Run:
             outcomes[entry.key] = _outcome({**entry.data, "key": entry.key, "at": entry.at})
         elif entry.event == "finished":
             stopped = bool(entry.data.get("stopped"))
-    resumes = tuple(started.get("resumes", ()))
-    return Run(name, started.get("plan_hash", ""), started["kind"], tuple(outcomes.values()), stopped, resumes)
+    return Run(
+        id=name,
+        plan_hash=started.get("plan_hash", ""),
+        kind=started["kind"],
+        outcomes=tuple(outcomes.values()),
+        stopped=stopped,
+        resumes=tuple(started.get("resumes", ())),
+        advice=_advice(started, entries, outcomes.values()),
+    )
+
+
+def _advice(started: dict[str, Any], entries: list[Entry], outcomes: Iterable[Outcome]) -> str:
+    if started["kind"] != "delete" or not any(o.outcome in GONE - {"already_absent"} for o in outcomes):
+        return ""
+    probed = next((entry.data for entry in entries if entry.event == "probed"), {})
+    return advice(started.get("registry", ""), probed)
 
 
 def _outcome(data: dict[str, Any]) -> Outcome:
