@@ -293,10 +293,13 @@ def approve(plan_file: str, by: str, reason: str) -> None:
 
 @main.command()
 @click.argument("plan_file", metavar="PLAN")
+@click.option("--backup", metavar="DIR", help="Keep whole images there first; what cannot be kept whole stays.")
 @_journal
 @_strict
 @_connection_options
-def apply(plan_file: str, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]) -> None:
+def apply(
+    plan_file: str, backup: str | None, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]
+) -> None:
     """Delete what an approved plan lists. Asks nothing; everything is read again just before.
 
     What has changed since the plan was made is skipped. Every step is recorded first, so that the
@@ -310,7 +313,7 @@ def apply(plan_file: str, journal_path: str | None, strict: bool, connect: Calla
     with connect(approved.registry) as registry:
         cleaner = Cleaner(registry, journal=journal_path)
         with cleaner.journal:
-            done = cleaner.execute(approved, progress=_print_outcome)
+            done = cleaner.execute(approved, progress=_print_outcome, backup=backup)
             if done.advice:
                 click.echo(f"{done.advice}\nuntil then it can be undone: regaudit undo {done.id}")
             _close(done, cleaner.journal, strict=strict)
@@ -341,6 +344,58 @@ def undo(
         with connect(started.data["registry"]) as registry:
             done = Cleaner(registry, journal=journal).undo(run, progress=_print_outcome, overwrite=overwrite, only=only)
         _close(done, journal, strict=strict)
+
+
+@main.command("backup")
+@click.argument("plan_file", metavar="PLAN")
+@click.option("--to", "folder", required=True, metavar="DIR", help="A new folder, or one with an earlier backup.")
+@_connection_options
+def backup_plan(plan_file: str, folder: str, connect: Callable[[str], Registry]) -> None:
+    """Keep every image that a plan deletes, whole, as an OCI image layout. Deletes nothing.
+
+    The same command goes on with what is missing. Put images back with `regaudit restore`.
+    """
+    from regaudit.cleaner.backup import back_up
+    from regaudit.cleaner.plan import Plan
+
+    loaded = Plan.load(plan_file)
+    with connect(loaded.registry) as registry:
+        done = back_up(registry, loaded, folder)
+    for kept in done.rows:
+        if not kept.whole:
+            name = " ".join(kept.tags) or kept.digest[:19]
+            click.echo(
+                clean(f"{'absent' if kept.absent else 'not_whole':<20} {kept.repository} {name}  {kept.detail}", 400)
+            )
+    click.echo(done)
+    if not done.ok:
+        _fail("not everything could be kept whole: the lines above say what and why", 1)
+    click.echo(f"put images back with: regaudit restore {folder} {loaded.registry}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+@click.argument("host", metavar="HOST")
+@click.option("--overwrite", is_flag=True, help="Set tags back even where somebody has set them to something else.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Only this REPOSITORY, REPOSITORY:TAG or DIGEST; may be repeated."
+)
+@_journal
+@_connection_options
+def restore(
+    folder: str,
+    host: str,
+    overwrite: bool,
+    only: tuple[str, ...],
+    journal_path: str | None,
+    connect: Callable[[str], Registry],
+) -> None:
+    """Put the images of a backup back, with their tags, also after garbage collection."""
+    from regaudit.cleaner.cleaner import Cleaner
+
+    with connect(host) as registry, Cleaner(registry, journal=journal_path) as cleaner:
+        done = cleaner.restore(folder, only=only, overwrite=overwrite, progress=_print_outcome)
+        _close(done, cleaner.journal, strict=False)
 
 
 def _print_outcome(outcome: Outcome) -> None:

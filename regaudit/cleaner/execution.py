@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from regaudit.cleaner.capabilities import probe
@@ -96,8 +96,17 @@ class Execution:
     """One execution of an approved plan, repository by repository, each row looked at before and after."""
 
     def __init__(
-        self, registry: Registry, journal: Journal, plan: Plan, progress: Report | None, stop: threading.Event | None
+        self,
+        registry: Registry,
+        journal: Journal,
+        plan: Plan,
+        progress: Report | None,
+        stop: threading.Event | None,
+        *,
+        backup: str = "",
+        withheld: Mapping[str, str] | None = None,
     ) -> None:
+        self._backup, self._withheld = backup, withheld or {}
         self._registry, self._journal, self._plan = registry, journal, plan
         self._session = registry.session
         self._report = progress or (lambda _: None)
@@ -126,6 +135,7 @@ class Execution:
             approval=plan.approval.to_dict(),
             rows=[row.to_dict() for row in plan.rows],
             resumes=list(self._past.runs),
+            backup=self._backup,
         )
         with ended(self._journal, self._run):
             self._look_at_open()
@@ -241,6 +251,8 @@ class Execution:
         """Look again, and return the outcome of a row that is not to be asked for."""
         if missing := [key for key in row.needs if key not in self._gone]:
             return "skipped", f"{missing[0]} stays, and this may go only after it"
+        if why := self._withheld.get(row.key):
+            return "skipped", f"not_backed_up: {why}"
         if row.action == DELETE_TAG and not self._untags:
             return "refused_by_registry", "the registry does not delete by tag"
         self._look(now, row)

@@ -93,7 +93,7 @@ class Run:
     Attributes
     ----------
     kind : str
-        ``delete`` or ``undo``.
+        ``delete``, ``undo`` or ``restore``.
     stopped : bool
         Whether it ended before all rows were tried.
     resumes : tuple of str
