@@ -36,7 +36,7 @@ from regaudit.cleaner.outcomes import (
     recorded_run,
 )
 from regaudit.cleaner.plan import Plan
-from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PlanRow
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PUT_INDEX, PlanRow
 from regaudit.client import v2, write
 from regaudit.client.exchange import Conversation, Request, Response, Session, Wait
 from regaudit.client.registry import Registry
@@ -76,12 +76,15 @@ class _Now:
         Every tag that was seen with a digest since the run began.
     referenced : dict
         What came after the review and needs a digest: its tag.
+    lists : frozenset
+        Fallback tags whose lists lose what goes: they hold nothing of the plan.
     all_again : float
         When all tags are due to be read again, on the monotonic clock.
     """
 
     repository: str
     reviewed: set[str]
+    lists: frozenset[str] = frozenset()
     known: set[str] = field(init=False)
     tags: dict[str, str | None] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
@@ -162,8 +165,8 @@ class Execution:
         """Look first at what an earlier run asked for without learning the outcome: it may be gone by our doing."""
         for row in self._plan.rows:
             past = self._past.open(row.key)
-            if past is None or self._stop.is_set():
-                continue
+            if past is None or row.action == PUT_INDEX or self._stop.is_set():
+                continue  # a list is read when its turn comes
             try:
                 self._registry.run(v2.get_manifest(self._session, row.repository, _reference(row)))
             except NotFound as error:
@@ -187,7 +190,7 @@ class Execution:
                 self._conclude(row, "skipped", detail)
                 continue
             self._gone.add(row.key)
-            word = "already_absent" if past.outcome == "already_absent" else "deleted_before"
+            word = past.outcome if past.outcome in {"already_absent", "rewritten"} else "deleted_before"
             detail = f"run {past.run}: {past.outcome}"
             taken.append(Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, detail))
         record_outcomes(self._journal, self._run, taken)
@@ -197,7 +200,8 @@ class Execution:
     def _clean(self, repository: str, rows: list[PlanRow]) -> None:
         # What had a tag when the plan was made was looked at then, with all that it refers to.
         tagged = {digest for digest in self._plan.state.get(repository, {}).values() if digest is not None}
-        now = _Now(repository, tagged.union(str(row.digest) for row in rows))
+        lists = frozenset(row.tags[0] for row in rows if row.action == PUT_INDEX)
+        now = _Now(repository, tagged.union(str(row.digest) for row in rows), lists)
         if all(row.key in self._done or self._past.settled(row.key) for row in rows):
             self._take_over(rows, now)
             return
@@ -234,6 +238,8 @@ class Execution:
 
     def _one(self, row: PlanRow, now: _Now) -> str:
         """Delete one row, if everything still is as it was reviewed, and return its outcome."""
+        if row.action == PUT_INDEX:
+            return self._rewrite(row, now)
         try:
             if obstacle := self._obstacle(row, now):
                 return self._conclude(row, *obstacle)
@@ -300,6 +306,62 @@ class Execution:
                 now.tags.pop(tag, None)
         return self._conclude(row, word, detail)
 
+    # -- lists of referrers -------------------------------------------------------------------
+
+    def _rewrite(self, row: PlanRow, now: _Now) -> str:
+        """Take what is gone off a list of referrers, as it stands now, and return the outcome."""
+        gone = {key.rpartition("@")[2] for key in row.needs if key in self._gone}
+        if not gone:
+            return self._conclude(row, "skipped", "nothing that it lists has gone")
+        try:
+            found = self._registry.run(v2.get_manifest(self._session, row.repository, row.tags[0]))
+        except NotFound:
+            return self._conclude(row, "already_absent", "the list was not there any more")
+        except RegistryError as error:
+            return self._conclude(row, *classify_unread(error))
+        if not isinstance(found, Index):
+            return self._conclude(row, "skipped", "tag_moved: it is no list of referrers now")
+        listed = {str(entry.digest) for entry in found.manifests}
+        if listed.isdisjoint(gone):
+            past = self._past.open(row.key)
+            detail = "it does not list them any more" if past is None else f"run {past.run} had asked for it"
+            return self._conclude(row, "already_absent" if past is None else "rewritten", detail)
+        return self._put_list(row, now, found, gone & listed)
+
+    def _put_list(self, row: PlanRow, now: _Now, index: Index, gone: set[str]) -> str:
+        """Write a list without some entries: intent and bytes first, and then what a read shows."""
+        raw, tag = write.without_entries(index, gone), row.tags[0]
+        written = str(Digest.of(raw))
+        self._journal.record_intent(
+            self._run,
+            row.key,
+            digest=str(index.digest),
+            media_type=index.media_type,
+            raw=index.raw,
+            repository=row.repository,
+            tags=list(row.tags),
+            aliases=[],
+            action=row.action,
+            removed=sorted(gone),
+            written=written,
+        )
+        self._asked.add(row.key)
+        said = ""
+        try:
+            store = write.restore_manifest(self._session, row.repository, tag, raw, index.media_type)
+            self._registry.run(store)
+        except RegistryError as error:
+            said = f": {error}"
+        try:
+            current = self._registry.run(tag_digest(self._session, row.repository, tag))
+        except RegistryError as error:
+            return self._conclude(row, "unknown", f"whether the list was written could not be read: {error}", index)
+        now.tags[tag] = current
+        if current != written:
+            return self._conclude(row, "not_rewritten", f"a read shows another list: apply the plan again{said}", index)
+        now.known.add(written)
+        return self._conclude(row, "rewritten", "", index)
+
     def _config(self, repository: str, manifest: AnyManifest) -> tuple[tuple[str, bytes] | None, str]:
         """Return an image's config to keep with it, or why there is none: that is noted, and never an obstacle."""
         if not isinstance(manifest, Manifest):
@@ -334,8 +396,10 @@ class Execution:
             return "unknown", f"whether only the tag went could not be read: {error}"
         return (word, detail) if kept else ("lost", "the registry deleted the manifest with its tag: undo puts it back")
 
-    def _conclude(self, row: PlanRow, word: str, detail: str = "") -> str:
-        outcome = Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, redact(detail, 400))
+    def _conclude(self, row: PlanRow, word: str, detail: str = "", found: Index | None = None) -> str:
+        """Record what became of a row; of a list, with the digest that was found and is saved."""
+        digest = row.digest if found is None else str(found.digest)
+        outcome = Outcome(row.key, row.repository, digest, row.tags, row.action, word, redact(detail, 400))
         record_outcome(self._journal, self._run, outcome)
         if word in GONE:
             self._gone.add(row.key)
@@ -395,7 +459,8 @@ class Execution:
             return
         below = [child.digest for child in manifest.manifests] if isinstance(manifest, Index) else []
         about = [manifest.subject.digest] if manifest.subject is not None else []
-        now.referenced.update(dict.fromkeys((*below, *about), tag))
+        held = [] if depth == 0 and tag in now.lists else below
+        now.referenced.update(dict.fromkeys((*held, *about), tag))
         for child in below:
             if child not in now.known and depth < _DEEPEST:
                 self._follow(child, tag, now, depth + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from regaudit.cleaner.journal import Entry, Journal
-from regaudit.cleaner.outcomes import GONE, UNSETTLED, runs_of
+from regaudit.cleaner.outcomes import SETTLED, UNSETTLED, runs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Past:
 
     @property
     def settled(self) -> bool:
-        """Whether a run saw that it is gone."""
-        return not self.open and self.outcome in GONE
+        """Whether a run saw that it is gone, or written as it was to be."""
+        return not self.open and self.outcome in SETTLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _note(entry: Entry, rows: dict[str, Past]) -> None:
     elif entry.event == "outcome":
         word = str(entry.data["outcome"])
         before = rows.get(entry.key)
-        if before is not None and before.open and word not in GONE:
+        if before is not None and before.open and word not in SETTLED:
             # A later run that did not ask, and did not see it gone, has learned nothing of the request.
             open_still = word in UNSETTLED or before.run != entry.run
             rows[entry.key] = replace(before, outcome=word, open=open_still)

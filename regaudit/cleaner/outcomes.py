@@ -39,11 +39,15 @@ logger = logging.getLogger("regaudit.cleaner")
 
 # A deletion that left nothing behind, by whomever.
 GONE = frozenset({"deleted", "deleted_unconfirmed", "deleted_before", "already_absent"})
-_FINE = GONE | {"skipped", "restored", "already_there"}
+# A run saw that what was asked for is so: a later one need not ask again.
+SETTLED = GONE | {"rewritten"}
+_FINE = SETTLED | {"skipped", "restored", "already_there"}
 # Something may be gone by our doing.
-UNDOABLE = frozenset({"deleted", "deleted_unconfirmed", "deleted_before", "unknown", "not_deleted", "lost"})
+UNDOABLE = frozenset(
+    {"deleted", "deleted_unconfirmed", "deleted_before", "unknown", "not_deleted", "lost", "rewritten", "not_rewritten"}
+)
 # It was asked for, and may happen after we last looked: what a later run finds gone may be our doing.
-UNSETTLED = frozenset({"unknown", "not_deleted", "failed"})
+UNSETTLED = frozenset({"unknown", "not_deleted", "not_rewritten", "failed"})
 # After these nothing more is sent to the registry, or to the repository.
 STOPS_REGISTRY = frozenset({"disabled", "denied", "refused_redirect", "rate_limited", "lost"})
 STOPS_REPOSITORY = frozenset({"repository_missing"})
@@ -58,6 +62,7 @@ class Outcome:
     outcome : str
         Of a deletion: ``deleted``, ``deleted_unconfirmed`` (gone, though the reply did not say so),
         ``deleted_before`` (by an earlier run of the same plan, which this one goes on with; not asked for again),
+        ``rewritten`` (a list of referrers, without what went) and ``not_rewritten``,
         ``already_absent``, ``not_deleted``, ``disabled``, ``denied``, ``refused_by_registry``,
         ``refused_redirect``, ``rate_limited``, ``repository_missing``, ``skipped``, ``unknown``,
         ``failed``, ``lost`` (what was to stay is gone: a kept tag that vanished meanwhile, or a manifest

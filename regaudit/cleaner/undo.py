@@ -22,7 +22,7 @@ from regaudit.cleaner.outcomes import (
     recorded_run,
     runs_of,
 )
-from regaudit.cleaner.rows import DELETE_MANIFEST
+from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX
 from regaudit.client import upload, v2, write
 from regaudit.client.registry import Registry
 from regaudit.client.transfer import Content
@@ -144,7 +144,7 @@ class Restoration:
         if intent is None:
             return _Saved(deleted, None, None, [])
         tags = [*intent.data["tags"], *(intent.data["aliases"] if deleted.outcome == "lost" else ())]
-        return _Saved(deleted, intent, self._document(str(deleted.digest), str(intent.data["media_type"])), tags)
+        return _Saved(deleted, intent, self._document(str(intent.data["digest"]), str(intent.data["media_type"])), tags)
 
     def _document(self, digest: str, media_type: str) -> AnyManifest | None:
         saved = self._journal.manifest(digest)
@@ -173,18 +173,44 @@ class Restoration:
             return "failed", "the journal has no bytes for it: it was not this run that deleted it"
         repository, digest = saved.place
         try:
+            if saved.deleted.action == PUT_INDEX:
+                return self._restore_list(saved)
             was_there = self._registry.run(is_there(self._session, repository, digest))
-            if not was_there:
-                if lacking := self._lacking(repository, saved.document):
-                    return lacking
+            lacking = None if was_there else self._lacking(repository, saved.document)
+            if not was_there and lacking is None:
                 self._put(repository, digest, saved.document)
-            return self._restore_tags(saved, was_there=was_there)
+            return lacking or self._restore_tags(saved, was_there=was_there)
         except Refused as error:
-            if _needs_blobs(error):
-                return "blobs_gone", self._what_is_gone(repository, saved.document, error)
-            return "failed", str(error)
+            gone = self._what_is_gone(repository, saved.document, error) if _needs_blobs(error) else None
+            return ("failed", str(error)) if gone is None else ("blobs_gone", gone)
         except RegistryError as error:
             return "failed", str(error)
+
+    def _restore_list(self, saved: _Saved) -> tuple[str, str]:
+        """List again what was taken off a list of referrers and is there now; what others have listed since stays."""
+        old, intent, repository = saved.document, saved.intent, saved.deleted.repository
+        assert isinstance(old, Index)  # noqa: S101 -- only an index was saved for such a row
+        assert intent is not None  # noqa: S101 -- where the document comes from
+        removed = set(intent.data["removed"])
+        back = [
+            entry
+            for entry in old.to_dict()["manifests"]
+            if entry["digest"] in removed and self._registry.run(is_there(self._session, repository, entry["digest"]))
+        ]
+        tag = saved.tags[0]
+        try:
+            current = self._registry.run(v2.get_manifest(self._session, repository, tag))
+        except NotFound:
+            current = parse_manifest(write.without_entries(old, removed), old.media_type)
+        if not isinstance(current, Index):
+            return "tag_moved", f"{tag} was set to something else since, and stays so"
+        if {entry["digest"] for entry in back} <= {str(entry.digest) for entry in current.manifests}:
+            return "already_there", ""
+        merged = parse_manifest(write.with_entries(current, back), current.media_type)
+        assert isinstance(merged, Index)  # noqa: S101 -- the media type says so
+        same = {e.digest for e in merged.manifests} == {e.digest for e in old.manifests}
+        self._put(repository, tag, old if same else merged)  # byte for byte where nobody has changed it since
+        return "restored", "" if len(back) == len(removed) else f"with {len(back)} of the {len(removed)} that it lost"
 
     def _lacking(self, repository: str, document: AnyManifest) -> tuple[str, str] | None:
         """Return why an index must stay away: a tag on an index without its children would be half a restoration."""
@@ -318,8 +344,17 @@ def _part(rows: list[_Saved], names: tuple[str, ...]) -> list[_Saved]:
     _take_along(by_place, chosen)
     _take_needed(by_place, chosen)
     return [
-        replace(row, tags=[tag for tag in row.tags if tag in chosen[row.place]]) for row in rows if row.place in chosen
+        row if row.deleted.action == PUT_INDEX else replace(row, tags=[t for t in row.tags if t in chosen[row.place]])
+        for row in rows
+        if row.place in chosen or _lists_any(row, chosen)
     ]
+
+
+def _lists_any(row: _Saved, chosen: dict[tuple[str, str], set[str]]) -> bool:
+    """Return whether a row is a list that lost something that is chosen to come back."""
+    if row.deleted.action != PUT_INDEX or row.intent is None:
+        return False
+    return any((row.place[0], digest) in chosen for digest in row.intent.data["removed"])
 
 
 def _named_tags(row: _Saved, name: str) -> set[str] | None:
