@@ -109,10 +109,15 @@ def test_every_acknowledged_push_that_a_deletion_took_is_reported_and_put_back(d
 def raced(host, made, made_plan, cleaner, *, known):
     """Execute a plan with a push for each row, and return the run and what was acknowledged."""
     pusher = Pusher(host, made, known)
-    following = iter(made_plan.rows)
+    following = dict(zip([row.key for row in made_plan.rows], made_plan.rows[1:], strict=False))
+
+    def aim(outcome):
+        if outcome.key in following:
+            pusher.aim(following[outcome.key])
+
     pusher.start()
-    pusher.aim(next(following))
-    run = cleaner.execute(made_plan, progress=lambda outcome: pusher.aim(next(following, None)))
+    pusher.aim(made_plan.rows[0])
+    run = cleaner.execute(made_plan, progress=aim)
     pusher.aim(None)
     pusher.join()
     return run, pusher.acknowledged
