@@ -530,7 +530,7 @@ def test_in_any_life_only_reviewed_things_go_nothing_kept_breaks_and_the_journal
     monkeypatch.setattr(execution, "_LOOK_EVERY", (0.001,))
     monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
     limits = settings(
-        max_examples=cases(60, 1000),
+        max_examples=cases(45, 1000),
         stateful_step_count=cases(30, 50),
         deadline=None,
         phases=[Phase.explicit, Phase.reuse, Phase.generate, *cases([], [Phase.shrink])],
