@@ -6,8 +6,10 @@ the command was not typed as it can be carried out.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,12 +20,12 @@ from regaudit._version import __version__
 from regaudit.errors import JournalError, UsageError
 from regaudit.reference import RegistryName, parse_target
 from regaudit.script import SETTINGS, Group, connection_options, fail, log_options, open_registry
-from regaudit.text import clean, human_bytes, owned_folder
+from regaudit.text import clean, csv_guard, human_bytes, owned_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from regaudit.cleaner.journal import Journal
+    from regaudit.cleaner.journal import Entry, Journal
     from regaudit.cleaner.outcomes import Outcome, Run
     from regaudit.client.registry import Registry
     from regaudit.inventory.snapshot import Snapshot
@@ -390,10 +392,13 @@ def approve(plan_file: str, by: str, reason: str) -> None:
 
 @main.command()
 @click.argument("plan_file", metavar="PLAN")
+@click.option("--backup", metavar="DIR", help="Keep whole images there first; what cannot be kept whole stays.")
 @_journal
 @_strict
 @_connection_options
-def apply(plan_file: str, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]) -> None:
+def apply(
+    plan_file: str, backup: str | None, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]
+) -> None:
     """Delete what an approved plan lists. Asks nothing; everything is read again just before.
 
     What has changed since the plan was made is skipped. Every step is recorded first, so that the
@@ -407,29 +412,89 @@ def apply(plan_file: str, journal_path: str | None, strict: bool, connect: Calla
     with connect(approved.registry) as registry:
         cleaner = Cleaner(registry, journal=journal_path)
         with cleaner.journal:
-            done = cleaner.execute(approved, progress=_print_outcome)
+            done = cleaner.execute(approved, progress=_print_outcome, backup=backup)
+            if done.advice:
+                click.echo(f"{done.advice}\nuntil then it can be undone: regaudit undo {done.id}")
             _close(done, cleaner.journal, strict=strict)
-            if done.counts().get("deleted"):
-                click.echo(
-                    f"bytes come back when the registry collects its garbage; until then: regaudit undo {done.id}"
-                )
 
 
 @main.command()
 @click.argument("run", metavar="RUN")
 @click.option("--overwrite", is_flag=True, help="Set tags back even where somebody has set them to something else.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Only this REPOSITORY, REPOSITORY:TAG or DIGEST; may be repeated."
+)
 @_journal
 @_strict
 @_connection_options
-def undo(run: str, overwrite: bool, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]) -> None:
+def undo(
+    run: str,
+    overwrite: bool,
+    only: tuple[str, ...],
+    journal_path: str | None,
+    strict: bool,
+    connect: Callable[[str], Registry],
+) -> None:
     """Put back what a run of `apply` deleted, as long as the registry has not collected its garbage."""
     from regaudit.cleaner.cleaner import Cleaner
 
     with _journal_of(run, journal_path) as journal:
         started = next(entry for entry in journal.entries(run) if entry.event == "started")
         with connect(started.data["registry"]) as registry:
-            done = Cleaner(registry, journal=journal).undo(run, progress=_print_outcome, overwrite=overwrite)
+            done = Cleaner(registry, journal=journal).undo(run, progress=_print_outcome, overwrite=overwrite, only=only)
         _close(done, journal, strict=strict)
+
+
+@main.command("backup")
+@click.argument("plan_file", metavar="PLAN")
+@click.option("--to", "folder", required=True, metavar="DIR", help="A new folder, or one with an earlier backup.")
+@_connection_options
+def backup_plan(plan_file: str, folder: str, connect: Callable[[str], Registry]) -> None:
+    """Keep every image that a plan deletes, whole, as an OCI image layout. Deletes nothing.
+
+    The same command goes on with what is missing. Put images back with `regaudit restore`.
+    """
+    from regaudit.cleaner.backup import back_up
+    from regaudit.cleaner.plan import Plan
+
+    loaded = Plan.load(plan_file)
+    with connect(loaded.registry) as registry:
+        done = back_up(registry, loaded, folder)
+    for kept in done.rows:
+        if not kept.whole:
+            name = " ".join(kept.tags) or kept.digest[:19]
+            click.echo(
+                clean(f"{'absent' if kept.absent else 'not_whole':<20} {kept.repository} {name}  {kept.detail}", 400)
+            )
+    click.echo(done)
+    if not done.ok:
+        _fail("not everything could be kept whole: the lines above say what and why", 1)
+    click.echo(f"put images back with: regaudit restore {folder} {loaded.registry}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+@click.argument("host", metavar="HOST")
+@click.option("--overwrite", is_flag=True, help="Set tags back even where somebody has set them to something else.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Only this REPOSITORY, REPOSITORY:TAG or DIGEST; may be repeated."
+)
+@_journal
+@_connection_options
+def restore(
+    folder: str,
+    host: str,
+    overwrite: bool,
+    only: tuple[str, ...],
+    journal_path: str | None,
+    connect: Callable[[str], Registry],
+) -> None:
+    """Put the images of a backup back, with their tags, also after garbage collection."""
+    from regaudit.cleaner.cleaner import Cleaner
+
+    with connect(host) as registry, Cleaner(registry, journal=journal_path) as cleaner:
+        done = cleaner.restore(folder, only=only, overwrite=overwrite, progress=_print_outcome)
+        _close(done, cleaner.journal, strict=False)
 
 
 def _print_outcome(outcome: Outcome) -> None:
@@ -469,16 +534,29 @@ def journal() -> None:
 
 @journal.command("show")
 @click.argument("host", required=False)
+@click.option("--run", metavar="RUN", help="What became of each row of this run.")
 @_journal
-def journal_show(host: str | None, journal_path: str | None) -> None:
-    """List the runs: when, what kind, who approved, and what became of the rows."""
+def journal_show(host: str | None, run: str | None, journal_path: str | None) -> None:
+    """List the runs: when, what kind, who approved and why, and what became of the rows."""
     from regaudit.cleaner.outcomes import recorded_run
 
     with _open_journal(host, journal_path) as opened:
+        if run is not None:
+            shown = recorded_run(opened, run)
+            click.echo(shown)
+            _show(shown.frame(), ["at", "outcome", "repository", "tags", "digest", "detail"], limit=len(shown.outcomes))
+            return
         for started in opened.runs():
-            approval = started.data.get("approval") or {}
-            who = f" approved by {approval['by']}" if approval else f" undoes {started.data.get('undoes', '')}"
-            click.echo(clean(f"{recorded_run(opened, started.run)},{who}", 400))
+            click.echo(clean(f"{recorded_run(opened, started.run)}, {_purpose(started.data)}", 400))
+
+
+def _purpose(started: dict[str, Any]) -> str:
+    """Return by whom and why a run was begun."""
+    if approval := started.get("approval"):
+        reason = f" ({approval['reason']})" if approval.get("reason") else ""
+        return f"approved by {approval['by']}{reason}"
+    part = f", only {' '.join(started['only'])}" if started.get("only") else ""
+    return f"from {started['backup']}{part}" if "backup" in started else f"undoes {started.get('undoes', '?')}{part}"
 
 
 @journal.command("verify")
@@ -492,12 +570,46 @@ def journal_verify(host: str | None, journal_path: str | None) -> None:
 
 @journal.command("export")
 @click.argument("host", required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    show_default=True,
+    help="jsonl: everything, a line of JSON for each entry. csv: what a spreadsheet can show of it.",
+)
 @_journal
-def journal_export(host: str | None, journal_path: str | None) -> None:
-    """Print every entry as a line of JSON."""
+def journal_export(host: str | None, form: str, journal_path: str | None) -> None:
+    """Print every entry: the audit trail."""
     with _open_journal(host, journal_path) as opened:
+        if form == "csv":
+            click.echo(_csv_line(_EXPORTED))
+            for entry in opened.entries():
+                click.echo(_csv_line(_cells(entry)))
+            return
         for entry in opened.entries():
             click.echo(json.dumps(entry.to_dict(), sort_keys=True))
+
+
+_EXPORTED = (
+    *("number", "at", "run", "event", "kind", "repository", "digest", "tags", "action", "outcome", "detail"),
+    *("approved_by", "approval_reason", "plan_hash", "undoes", "hash"),
+)
+
+
+def _csv_line(cells: Iterable[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+def _cells(entry: Entry) -> list[object]:
+    """Return an entry as a row of the export, safe in a spreadsheet."""
+    approval = entry.data.get("approval") or {}
+    fields = {**entry.data, "approved_by": approval.get("by"), "approval_reason": approval.get("reason")}
+    fields |= {"number": entry.number, "at": entry.at, "run": entry.run, "event": entry.event, "hash": entry.hash}
+    found = [fields.get(name) for name in _EXPORTED]
+    return [csv_guard(" ".join(map(str, cell)) if isinstance(cell, list) else cell) for cell in found]
 
 
 def _open_journal(host: str | None, path: str | None) -> Journal:
@@ -636,7 +748,8 @@ def _cell(column: str, value: Any) -> str:
         return "?"
     if column.endswith("_bytes"):
         return human_bytes(value)
-    return clean(value.strftime("%Y-%m-%d") if hasattr(value, "strftime") else value, 120)
+    form = "%Y-%m-%d %H:%M:%S" if column == "at" else "%Y-%m-%d"
+    return clean(value.strftime(form) if hasattr(value, "strftime") else value, 120)
 
 
 if __name__ == "__main__":

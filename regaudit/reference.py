@@ -565,6 +565,21 @@ def split_attached_tag(tag: str) -> tuple[str, str] | None:
     return None if match is None else (match[1], match[2] or "")
 
 
+def subject_of_tag(tag: str) -> Digest | None:
+    """Return the digest that a tag is attached to, None where it is attached to none, or holds only half of its digest.
+
+    Examples
+    --------
+    >>> subject_of_tag("sha256-" + "0" * 64 + ".sig") == "sha256:" + "0" * 64
+    True
+    """
+    parts = split_attached_tag(tag)
+    try:
+        return None if parts is None else Digest(parts[0].replace("-", ":", 1))
+    except InvalidReference:
+        return None
+
+
 def _split_scheme(text: str) -> tuple[str | None, str]:
     scheme, separator, rest = text.strip().partition("://")
     if not separator:

@@ -95,8 +95,7 @@ def test_what_was_applied_can_be_undone_by_the_name_of_its_run(shell, served):
     applied = shell("apply", "plan.json")
     assert applied.exit_code == 0, applied.output
     assert contents(served) != before
-    run = next(line for line in applied.output.splitlines() if line.startswith("delete ")).split()[1].rstrip(":")
-    undone = shell("undo", run)
+    undone = shell("undo", run_of(applied))
     assert undone.exit_code == 0, undone.output
     assert contents(served) == before
 
@@ -111,6 +110,59 @@ def test_the_journal_names_runs_and_approvals_and_verifies(shell, served):
     lines = [json.loads(line) for line in shell("journal", "export", served.host).output.splitlines()]
     assert lines[0]["event"] == "started"
     assert lines[0]["data"]["approval"]["reason"] == "full disk"
+    assert "(full disk)" in shown
+    rows = shell("journal", "show", served.host, "--run", lines[0]["run"]).output
+    assert "legacy/billing" in rows
+    assert "outcome" in rows
+
+
+def test_the_audit_trail_comes_as_csv_too_safe_in_a_spreadsheet(shell, served):
+    approved_plan(shell, served)
+    shell("approve", "plan.json", "--by", "=cmd()", "--reason", "full disk")
+    shell("apply", "plan.json")
+    text = shell("journal", "export", served.host, "--format", "csv").output
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["event"] for row in rows][:3] == ["started", "probed", "intent"]
+    assert rows[0]["approved_by"] == "'=cmd()"
+    gone = {(row["repository"], row["digest"]) for row in rows if row["outcome"] == "deleted"}
+    assert ("legacy/billing", next(r["digest"] for r in rows if r["repository"] == "legacy/billing")) in gone
+    count = len(shell("journal", "export", served.host, "--format", "jsonl").output.splitlines())
+    assert len(rows) == count
+    assert len({row["hash"] for row in rows}) == count
+
+
+def test_one_tag_of_a_run_comes_back(shell, served):
+    before = contents(served)
+    approved_plan(shell, served)
+    run = run_of(shell("apply", "plan.json"))
+    undone = shell("undo", run, "--only", "legacy/billing:0.4.0")
+    assert undone.exit_code == 0, undone.output
+    assert contents(served)["legacy/billing"]["0.4.0"] == before["legacy/billing"]["0.4.0"]
+    assert contents(served) != before
+    assert "REPOSITORY:TAG" in sentence(shell("undo", run, "--only", "nosuch"), 2)
+
+
+def run_of(applied):
+    return next(line for line in applied.output.splitlines() if line.startswith("delete ")).split()[1].rstrip(":")
+
+
+def test_apply_with_a_backup_and_restore_bring_everything_back_after_garbage_collection(shell, served):
+    before = contents(served)
+    approved_plan(shell, served)
+    kept = shell("backup", "plan.json", "--to", "kept")
+    assert kept.exit_code == 0, kept.output
+    assert f"regaudit restore kept {served.host}" in kept.output
+    assert contents(served) == before
+    applied = shell("apply", "plan.json", "--backup", "kept")
+    assert applied.exit_code == 0, applied.output
+    assert "garbage" in applied.output
+    served.store.collect_garbage()
+    assert shell("undo", run_of(applied)).exit_code == 1
+    restored = shell("restore", "kept", served.host)
+    assert restored.exit_code == 0, restored.output
+    assert contents(served) == before
+    assert "from kept" in shell("journal", "show", served.host).output
+    assert "it has" in sentence(shell("restore", "kept", served.host, "--only", "nosuch"), 2)
 
 
 def test_applying_the_same_plan_again_deletes_nothing_more(shell, served):
@@ -119,7 +171,7 @@ def test_applying_the_same_plan_again_deletes_nothing_more(shell, served):
     sent = len(deletions(served))
     again = shell("apply", "plan.json")
     assert again.exit_code == 0
-    assert "already_absent" in again.output
+    assert "deleted_before" in again.output
     assert len(deletions(served)) == sent
 
 

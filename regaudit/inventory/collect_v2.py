@@ -31,7 +31,7 @@ from regaudit.manifest import (
     Manifest,
     parse_image_config,
 )
-from regaudit.reference import Digest
+from regaudit.reference import Digest, subject_of_tag
 from regaudit.text import redact
 
 logger = logging.getLogger("regaudit.inventory")
@@ -40,6 +40,8 @@ _LISTINGS = frozenset({"catalog", "tags"})
 # An index nests once or twice; these bounds end a walk that a hostile registry never would.
 _DEEPEST_INDEX = 8
 _WIDEST_INDEX = 10_000
+# How a manifest is found that only its signature leads to.
+_SUBJECT = "subject"
 # So many tags are under way at a time: more than any number of requests in flight, and a small part of a million,
 # each of which would otherwise lie in memory as a conversation that has not begun.
 _MOST_TAGS_UNDER_WAY = 1_000
@@ -77,6 +79,7 @@ class ReadingV2:
     repositories: dict[str, None] = field(default_factory=dict)
     pending: Counter[str] = field(default_factory=Counter)
     unfinished: int = 0
+    subjects: dict[str, set[Digest]] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
     tags_total: int = 0
     tags_done: int = 0
@@ -152,7 +155,9 @@ class ReadingV2:
         # Only now, so that an interrupt in the lines above leaves the repository unread.
         self.listing -= what in _LISTINGS
         self.pending[repository] -= 1
-        self.unfinished -= repository in self.repositories and not self.pending[repository]
+        if repository in self.repositories and not self.pending[repository]:
+            self.unfinished -= 1
+            self._read_subjects(bulk, repository)
 
     def _take_catalog(self, bulk: Bulk, result: Result, _: str) -> None:
         listing: v2.Listing = _value(result)
@@ -209,6 +214,8 @@ class ReadingV2:
         self.under_way -= 1
         self.tags_done += 1
         self.found.add_tag(repository, tag, digest)
+        if digest is not None and (subject := subject_of_tag(tag)) is not None:
+            self.subjects.setdefault(repository, set()).add(subject)
         if self.cache is None:
             return
         if digest is None:
@@ -231,7 +238,8 @@ class ReadingV2:
             self._lose_manifest(repository, digest, wants, result.error)
             return
         for want in wants:
-            self._meet(bulk, repository, result.value, want.way, want.depth)
+            way = "referrer" if want.way == _SUBJECT else want.way
+            self._meet(bulk, repository, result.value, way, want.depth)
             if want.tag is not None:
                 self._settle_tag(repository, want.tag, digest, result.value.media_type)
 
@@ -239,13 +247,14 @@ class ReadingV2:
         for tag in (want.tag for want in wants if want.tag is not None):
             self._lose_tag(repository, tag, error)
         ways = [want.way for want in wants if want.tag is None]
-        if not ways:
-            return
+        if not ways or (isinstance(error, NotFound) and set(ways) == {_SUBJECT}):
+            return  # a subject that was deleted, and left its signature behind, is nothing that anything needs
         self.lost.add(self.found.key(repository, digest))
         if isinstance(error, NotFound):
             self._release(repository, digest)
             self.found.missing.add(self.found.key(repository, digest))
-            message = f"listed as a {'child' if ways[0] == 'index' else ways[0]}, and not there"
+            way = next(way for way in ways if way != _SUBJECT)
+            message = f"listed as a {'child' if way == 'index' else way}, and not there"
             self._failed(repository, digest, "manifest", error, kind="missing_child", message=message, blocking=False)
         else:
             self._failed(repository, digest, "manifest", error)
@@ -326,6 +335,8 @@ class ReadingV2:
             self.found.find_again(key, discovered_by)
             return
         self.found.add(key, manifest, discovered_by)
+        if manifest.subject is not None:
+            self.subjects.setdefault(repository, set()).add(manifest.subject.digest)
         self._keep(manifest.digest, manifest.media_type, manifest.raw)
         self._remember(repository, manifest, cached=cached)
         if isinstance(manifest, LegacyManifest):
@@ -371,6 +382,16 @@ class ReadingV2:
             return
         for descriptor in index.manifests:
             self._read_manifest(bulk, repository, descriptor, _Want("index", depth + 1), there=cached)
+
+    def _read_subjects(self, bulk: Bulk, repository: str) -> None:
+        """Read what signatures are about and no tag or index led to: an index pushed by digest still needs its children.
+
+        Once everything else of the repository is read, since most of it is found by a tag.
+        """
+        for digest in sorted(self.subjects.pop(repository, ())):
+            key = self.found.key(repository, digest)
+            if not self.found.knows(key) and key not in self.lost:
+                self._want(bulk, repository, digest, _Want(_SUBJECT))
 
     def _read_manifest(self, bulk: Bulk, repository: str, descriptor: Descriptor, want: _Want, *, there: bool) -> None:
         key = self.found.key(repository, descriptor.digest)
