@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from regaudit.cli import main
 from regaudit.client.registry import Registry
+from regaudit.inventory.snapshot import FORMAT
 from regaudit.inventory.tables import TABLES, columns_of
 from regaudit.sandbox.server import Sandbox
 
@@ -289,7 +290,7 @@ def test_a_wrong_password_is_said_and_never_shown(shell, auth):
 def test_a_snapshot_of_another_version_is_refused(shell, served, tmp_path):
     shell("audit", served.host, "--out", "audit", "-q")
     header = tmp_path / "audit" / "snapshot" / "snapshot.json"
-    header.write_text(header.read_text().replace("regaudit-snapshot/1", "regaudit-snapshot/99"))
+    header.write_text(header.read_text().replace(FORMAT, "regaudit-snapshot/99"))
     assert "regaudit-snapshot/99" in sentence(shell("report", "audit/snapshot"), 1)
 
 

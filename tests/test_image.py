@@ -11,7 +11,8 @@ from builders import Build, blob, days_before
 from regaudit.analysis.footprint import reclaimable_bytes
 from regaudit.errors import InvalidReference, UsageError
 from regaudit.inventory.collect import collect
-from regaudit.inventory.snapshot import Document, Documents, Snapshot
+from regaudit.inventory.documents import Document, Documents
+from regaudit.inventory.snapshot import Snapshot
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;\u202e"
 
