@@ -173,8 +173,8 @@ def test_what_has_passed_is_counted():
     first, second = gate.try_enter(), gate.try_enter()
     gate.leave(first, good=True, received=100)
     gate.pause(3.0)
-    traffic = gate.traffic
+    traffic = gate.traffic()
     assert (traffic.requests, traffic.received, traffic.in_flight, traffic.limit) == (1, 100, 1, 8)
     assert traffic.waiting_seconds == 3.0
     gate.leave(second, good=True)
-    assert gate.traffic.requests == 1, "an exchange that failed is none"
+    assert gate.traffic().requests == 1, "an exchange that failed is none"

@@ -130,7 +130,7 @@ class BlockingDriver:
         try:
             response = self._watched(request, started, watch)
             good, received = response.status not in BUSY, response.received
-            seconds = watch.answered - watch.sent
+            seconds = watch.answered - watch.sent if watch.sent else None
             return response
         except TimedOut:
             good = False

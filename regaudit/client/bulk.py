@@ -57,7 +57,7 @@ class Bulk(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """What is in flight to the registry, and what has been received from it."""
+        """What is in flight to the registry, and what has passed since this was opened."""
 
     def __enter__(self) -> Self: ...
 

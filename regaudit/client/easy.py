@@ -17,7 +17,7 @@ from requests.adapters import DEFAULT_CA_BUNDLE_PATH
 
 from regaudit.client import faults
 from regaudit.client.bodies import Incoming
-from regaudit.client.exchange import SAFE_METHODS, Headers, Request, Response
+from regaudit.client.exchange import SAFE_METHODS, Headers, HeaderText, Request, Response
 from regaudit.client.faults import LocalFault
 from regaudit.client.transport import SLOW_PIECE, Transport
 from regaudit.errors import AddressRefused, RegistryError
@@ -311,7 +311,7 @@ class Easy:
         if len(lines) > _MOST_FIELDS + 2 or max(map(len, lines)) > _LONGEST_FIELD:
             raise faults.unreadable(self.request, f"more than {_MOST_FIELDS} header fields, or one that is too long")
         self._status = int(lines[0].split()[1])
-        self._headers = Headers(_pairs(lines))
+        self._headers = HeaderText(b"".join(lines[1:-1]).decode("latin-1"))
         framed = self.framed = not lines[0].startswith(b"HTTP/1.")
         self._incoming = Incoming(self.request, self._status, self._headers, framed=framed)
         return self._incoming
@@ -430,9 +430,3 @@ def _field_line(name: str, value: str) -> bytes:
     if _CONTROL.search(f"{name}{value}") or not value == value.strip():
         raise requests.exceptions.InvalidHeader(f"the header {name!r} cannot be sent: it holds a control character")
     return f"{name}: {value}".encode("latin-1") if value else f"{name};".encode("latin-1")
-
-
-def _pairs(lines: list[bytes]) -> list[tuple[str, str]]:
-    # one text is decoded faster than many; latin-1 has line breaks of its own, which are no ends of lines here
-    texts = b"".join(lines[1:-1]).decode("latin-1").split("\n")
-    return [(name, value.strip()) for name, _, value in (text.partition(":") for text in texts[:-1])]

@@ -112,12 +112,12 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._first[name.lower()]
 
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._first
-
     def get(self, name: str, default: Any = None) -> Any:
         """Return the first value of a field, or `default`."""
         return self._first.get(name.lower(), default)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._first
 
     def all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""
@@ -129,6 +129,47 @@ class Headers(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._first)
+
+
+class HeaderText(Headers):
+    """Header fields as they came, one a line: few of them are ever asked for, and most never parsed."""
+
+    __slots__ = ("_lower", "_parsed", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = f"\n{text}"
+        self._lower = self._text.lower()
+        self._parsed: Headers | None = None
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]  # parsed when it is asked for
+        """Every field with its name in lower case, in order."""
+        if self._parsed is None:
+            lines = (line for line in self._text.split("\n") if line.find(":") > 0)
+            fields = (line.partition(":") for line in lines)
+            self._parsed = Headers((name, value.strip()) for name, _, value in fields)
+        return self._parsed.pairs
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the first value of a field, or `default`."""
+        mark = f"\n{name.lower()}:"
+        start = self._lower.find(mark)
+        if start < 0:
+            return default
+        start += len(mark)
+        return self._text[start : self._text.find("\n", start)].strip()
+
+    def __getitem__(self, name: str) -> str:
+        value: str | None = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and f"\n{name.lower()}:" in self._lower
+
+    def __len__(self) -> int:
+        return len(dict(self.pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class Curls:
             end.setblocking(False)
         self._poll.register(self._ear, select.POLLIN)
         self._timer: float | None = None
+        self._alarms: list[int] = []
         self._looked = self._fresh_until = 0.0
         self._answered = self._shared = False
         self._idle: dict[bool, list[Easy]] = {False: [], True: []}
@@ -88,7 +89,7 @@ class Curls:
         self._ended: list[Ended] = []
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._interest)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._alarm)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._alarms.append)
         self._multi.setopt(pycurl.M_MAXCONNECTS, transport.in_flight)
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
 
@@ -162,9 +163,6 @@ class Curls:
         with contextlib.suppress(KeyError):
             self._poll.unregister(descriptor)
 
-    def _alarm(self, milliseconds: int) -> None:
-        self._timer = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
-
     # -- one step -----------------------------------------------------------------------------
 
     def _line(self, request: Request) -> Easy:
@@ -175,6 +173,7 @@ class Curls:
         return idle.pop() if idle else Easy(self._transport, guarded=request.public_only, again=True)
 
     def _milliseconds(self, seconds: float | None) -> float | None:
+        self._set_timer()
         now = time.monotonic()
         times = [] if seconds is None else [seconds]
         if self._timer is not None:
@@ -191,9 +190,17 @@ class Curls:
                 continue
             readable = pycurl.CSELECT_IN if event & _READABLE else 0
             self._multi.socket_action(descriptor, readable | (pycurl.CSELECT_OUT if event & select.POLLOUT else 0))
+        self._set_timer()
         if self._timer is not None and self._timer <= time.monotonic():
             self._timer = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+
+    def _set_timer(self) -> None:
+        """Set the timer as libcurl last asked for it."""
+        if self._alarms:
+            milliseconds = self._alarms[-1]
+            self._alarms.clear()
+            self._timer = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
     def _collect(self) -> None:
         more = 1

@@ -137,6 +137,7 @@ class MultiBulk:
         self._results: deque[Result | BaseException] = deque()
         self._numbers = itertools.count()
         self._outstanding = self._live = self._flying = 0
+        self._before = gate.traffic()
         self._cancelled = False
         self._interrupts = Interrupts()
 
@@ -175,8 +176,8 @@ class MultiBulk:
 
     @property
     def traffic(self) -> Traffic:
-        """What is in flight to the registry, and what has been received from it."""
-        return self._gate.traffic
+        """What is in flight to the registry, and what has passed since this was opened."""
+        return self._gate.traffic(self._before)
 
     def __enter__(self) -> Self:
         self._interrupts.install()

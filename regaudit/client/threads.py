@@ -41,6 +41,7 @@ class ThreadedBulk:
         self._driver, self._gate, self._most = driver, gate, most
         self._tasks: queue.SimpleQueue[tuple[Hashable, Conversation[Any]] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
+        self._before = gate.traffic()
         self._outstanding = 0
         self._busy = 0
         self._lock = threading.Lock()
@@ -89,8 +90,8 @@ class ThreadedBulk:
 
     @property
     def traffic(self) -> Traffic:
-        """What is in flight to the registry, and what has been received from it."""
-        return self._gate.traffic
+        """What is in flight to the registry, and what has passed since this was opened."""
+        return self._gate.traffic(self._before)
 
     def __enter__(self) -> Self:
         return self

@@ -121,6 +121,8 @@ class Throttle:
         queued = self._queued()
         if self._probing_from is not None:
             self._end_probe(now)
+        elif queued is None:
+            self._begin_round(self.limit)  # what is new has to be seen once before it can be held against itself
         elif self._doubling:
             self._double(queued, now)
         elif now - self._probed > _PROBE_SECONDS and self.limit > 1:
@@ -128,22 +130,29 @@ class Throttle:
         else:
             self._begin_round(self.limit + self._change(queued))
 
-    def _queued(self) -> float:
-        """Return how many of the requests in flight stood in a queue, by this round's times; learn from them."""
-        share = 0.0
+    def _queued(self) -> float | None:
+        """Return how many of the requests in flight stood in a queue, by this round's times; learn from them.
+
+        None where most of them were of a kind that was not seen before.
+        """
+        share, known = 0.0, 0
         for purpose, times in self._times.items():
-            typical = median(times)
-            best = self._unqueued.setdefault(purpose, typical)
-            if self._doubling:
-                best = self._unqueued[purpose] = min(best, typical)
+            typical, best = median(times), self._unqueued.get(purpose)
+            if best is None:
+                self._unqueued[purpose] = typical
+                continue
+            known += len(times)
             share += len(times) * max(0.0, 1 - best / typical if typical > 0 else 0.0)
-        return self.limit * share / self._answers
+            if self._doubling:
+                self._unqueued[purpose] = min(best, typical)
+        return self.limit * share / known if 2 * known > self._answers else None
 
     def _double(self, queued: float, now: float) -> None:
         if not self._pressed:
             self._begin_round(self.limit)
-        elif queued > self._few:
-            # what was doubled last only queues: look from there how fast it is with less
+        elif queued > self.limit / 4:
+            # Half of it would be all that was doubled last; what is sent at once queues a little in any case.
+            # Go back, and look from there how fast it is with less.
             self._doubling = False
             self._begin_probe(max(1, self.limit // 2))
         elif self.limit >= self._ceiling:
@@ -194,18 +203,20 @@ class Gate:
     def __init__(self, ceiling: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._throttle = Throttle(ceiling)
         self._clock = clock
-        self._changed = threading.Condition()
+        # the plain lock, and not the condition: every request passes it twice
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._waiting = 0
         self._requests, self._received = 0, 0
 
     def try_enter(self) -> Ticket | None:
         """Return a place where there is one now."""
-        with self._changed:
+        with self._lock:
             return self._throttle.depart(self._clock())
 
     def enter(self, stop: Stop) -> Ticket:
         """Wait for a place; raises `Interrupted` when told to stop."""
-        with self._changed:
+        with self._lock:
             self._waiting += 1
             try:
                 while (ticket := self._throttle.depart(self._clock())) is None:
@@ -234,7 +245,7 @@ class Gate:
         received : int or None
             Bytes of its body, None where the exchange failed.
         """
-        with self._changed:
+        with self._lock:
             self._throttle.arrive(ticket, self._clock(), good=good, purpose=purpose, seconds=seconds)
             if received is not None:
                 self._requests += 1
@@ -244,23 +255,22 @@ class Gate:
 
     def pause(self, seconds: float) -> None:
         """Let nobody start a request for some seconds."""
-        with self._changed:
+        with self._lock:
             self._throttle.pause(self._clock(), seconds)
             self._changed.notify_all()
 
     @property
     def pausing(self) -> float:
         """For how many more seconds nobody may start."""
-        with self._changed:
+        with self._lock:
             return self._throttle.waiting(self._clock())
 
-    @property
-    def traffic(self) -> Traffic:
-        """What has passed so far."""
-        with self._changed:
+    def traffic(self, since: Traffic | None = None) -> Traffic:
+        """Return what is in flight, and what has passed since an earlier look, or in all."""
+        with self._lock:
             return Traffic(
-                requests=self._requests,
-                received=self._received,
+                requests=self._requests - (since.requests if since else 0),
+                received=self._received - (since.received if since else 0),
                 in_flight=self._throttle.flying,
                 limit=self._throttle.limit,
                 waiting_seconds=self._throttle.waiting(self._clock()),
