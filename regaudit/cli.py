@@ -253,7 +253,7 @@ def findings(snapshot_folder: str, out: str | None, labels: tuple[str, ...]) -> 
     """List what is broken, orphaned, largest or unlabelled, and what tags are called."""
     from regaudit.analysis.findings import findings as find
     from regaudit.analysis.labels import REQUIRED_LABELS
-    from regaudit.inventory.snapshot import write_csv
+    from regaudit.inventory.spreadsheet import write_csv
 
     found = find(_load(snapshot_folder), labels=labels or REQUIRED_LABELS)
     folder = None if out is None else owned_folder(out)
@@ -282,7 +282,7 @@ def _stale(snapshot: Snapshot, rule: dict[str, Any], protect: tuple[str, ...]) -
 
 
 def _result(frame: pd.DataFrame, out: str | None, name: str, columns: list[str]) -> None:
-    from regaudit.inventory.snapshot import write_csv
+    from regaudit.inventory.spreadsheet import write_csv
 
     if out is not None:
         path = write_csv(frame, owned_folder(out) / name)

@@ -38,7 +38,7 @@ def plain_decision(snapshot, candidates, options) -> Decided:
         rows += going
         refused += staying
     rows, total, lower_bound = _with_bytes(snapshot, rows)
-    rows += list_rows(graph, rows)
+    rows += list_rows(graph, [row.to_dict() for row in rows])
     touched = sorted({row.repository for row in rows})
     state = {name: dict(sorted(graph.repository(name).tags.items())) for name in touched}
     return Decided(tuple(rows), tuple(refused), state, total, lower_bound, upper_bound=not snapshot.whole)

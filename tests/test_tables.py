@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from builders import Build
@@ -19,7 +21,8 @@ from pandas.testing import assert_frame_equal
 
 from regaudit.errors import SnapshotError, UsageError
 from regaudit.inventory.documents import Document, Documents
-from regaudit.inventory.snapshot import Snapshot, write_csv
+from regaudit.inventory.snapshot import Snapshot
+from regaudit.inventory.spreadsheet import write_csv
 from regaudit.inventory.tables import (
     KINDS,
     TABLES,
@@ -32,7 +35,7 @@ from regaudit.inventory.tables import (
 )
 from regaudit.manifest import LARGEST_SIZE
 from regaudit.reference import Digest
-from regaudit.text import clean
+from regaudit.text import CSV_SUSPECT, clean, csv_guard
 
 A, B, C = sorted(Digest.of(name) for name in (b"a", b"b", b"c"))
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -478,3 +481,34 @@ def test_times_and_sizes_are_written_so_that_a_machine_reads_them(tmp_path):
     assert written["content_bytes"] == "9223372036854775807"
     assert written["digest"] == A
     assert written["pulled"] == ""
+
+
+def test_a_csv_of_many_slices_is_one_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("regaudit.inventory.spreadsheet._SLICE_ROWS", 2)
+    texts = ["plain", 'a "quoted", one', "=1+1", None, "\u202e\u0000", "", "\ud800 half"]
+    frame = pd.DataFrame(
+        {
+            "text": pd.Series(texts, dtype="object"),
+            "name": pd.Categorical(["b,c", "-a", "b,c", None, "x", "x", "-a"]),
+            "flag": pd.Series([True, None] * 3 + [False], dtype="boolean"),
+            "at": pd.to_datetime(pd.Series([NOW, NOW + timedelta(microseconds=5), None] * 2 + [NOW])).astype(
+                TIME_DTYPE
+            ),
+            "days": pd.Series([1.5, None, 2.0, 0.1, 1e300, 3.0, 4.0], dtype="Float64"),
+        }
+    )
+    [header, *rows] = read_csv(write_csv(frame, tmp_path / "t.csv"))
+    assert header == list(frame.columns)
+    assert rows == [[shown(value) for value in row] for row in frame.astype("object").to_numpy().tolist()]
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=6))
+def test_what_the_guard_changes_is_what_is_suspected(text):
+    suspected = pc.match_substring_regex(pa.array([text]), CSV_SUSPECT)[0].as_py()
+    assert suspected == (csv_guard(text) != text)
+
+
+def test_every_character_is_suspected_or_left_alone():
+    texts = [chr(number) + rest for number in (*range(0xD800), *range(0xE000, 0x10000)) for rest in ("", "a")]
+    suspected = pc.match_substring_regex(pa.array(texts), CSV_SUSPECT).to_pylist()
+    assert suspected == [csv_guard(text) != text for text in texts]

@@ -21,7 +21,8 @@ from regaudit.analysis.footprint import footprint
 from regaudit.analysis.labels import REQUIRED_LABELS
 from regaudit.analysis.plots import plot_ages, plot_sharing, plot_storage
 from regaudit.analysis.tags import duplicate_tags, stale_tags
-from regaudit.inventory.snapshot import Snapshot, write_csv
+from regaudit.inventory.snapshot import Snapshot
+from regaudit.inventory.spreadsheet import write_csv
 from regaudit.text import atomic_write, escape, human_bytes, owned_folder
 
 OLDER_THAN = "180D"

@@ -334,7 +334,16 @@ def _check_bases(by: str | Iterable[str]) -> frozenset[str]:
 
 def _by_preference(tags: pd.DataFrame, *, across_repositories: bool) -> Any:
     """Return the rows in the order in which representatives are chosen; within a repository, or among all."""
-    version = pc.extract_regex(_text_array(tags["tag"]), _VERSION)
+    names = _text_array(tags["tag"]).dictionary_encode()
+    # What a name is worth is found once for a name: the same versions are in many repositories.
+    worth = _ranks_of_versions(names.dictionary)[names.indices.to_numpy()]
+    last = [_ranks(tags["tag"]), _places(tags["repository"])] if across_repositories else [_tag_places(tags)]
+    return _sorted_rows(_moments(tags["created"]), worth, *last)
+
+
+def _ranks_of_versions(names: pa.Array) -> Any:
+    """Return numbers that sort as tags are preferred, equal where only the text of the name decides."""
+    version = pc.extract_regex(names, _VERSION)
     named = version.is_null().to_numpy(zero_copy_only=False)
     parts = {part: pc.struct_field(version, part).fill_null("") for part in ("major", "minor", "patch", "rest")}
     numbers = [
@@ -342,9 +351,14 @@ def _by_preference(tags: pd.DataFrame, *, across_repositories: bool) -> Any:
         for part in ("major", "minor", "patch")
     ]
     short = sum((number < 0).astype("int8") for number in numbers)
-    suffix = pc.not_equal(parts["rest"], "").to_numpy(zero_copy_only=False)
-    last = [_ranks(tags["tag"]), _places(tags["repository"])] if across_repositories else [_tag_places(tags)]
-    return _sorted_rows(_moments(tags["created"]), named, short, *numbers, suffix, *last)
+    keys = [named, short, *numbers, pc.not_equal(parts["rest"], "").to_numpy(zero_copy_only=False)]
+    order = _sorted_rows(*keys)
+    differs = np.zeros(len(names), dtype=bool)
+    for key in keys:
+        differs |= _changes(key[order])
+    ranks = np.empty(len(names), dtype="int64")
+    ranks[order] = np.cumsum(differs)
+    return ranks
 
 
 def _contents(tags: pd.DataFrame, snapshot: Snapshot) -> dict[str, Any]:
@@ -375,9 +389,9 @@ def _layer_lists(snapshot: Snapshot, manifests: Any) -> Any:
     digest = snapshot.blobs["digest"].cat
     wanted = np.zeros(len(digest.categories), dtype=bool)
     wanted[manifests] = True
-    manifest, rows = _layer_rows(snapshot.blobs, wanted)
+    manifest, layers = _layers(snapshot.blobs, wanted)
     starts = np.flatnonzero(_changes(manifest))
-    layers = np.ascontiguousarray(digest.codes.to_numpy()[rows], dtype="int32")
+    layers = np.ascontiguousarray(layers, dtype="int32")
     offsets = np.append(starts, len(layers)).astype("int64") * layers.itemsize
     lists = pa.Array.from_buffers(pa.large_binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(layers)])
     codes = np.full(len(digest.categories), -1, dtype="int64")
@@ -385,25 +399,26 @@ def _layer_lists(snapshot: Snapshot, manifests: Any) -> Any:
     return codes
 
 
-def _layer_rows(blobs: pd.DataFrame, wanted: Any) -> tuple[Any, Any]:
-    """Return the rows of the layers of the manifests that are wanted, in order and each manifest's once, and whose they are."""
-    repository, manifest = _places(blobs["repository"]), blobs["manifest_digest"].cat.codes.to_numpy()
+def _layers(blobs: pd.DataFrame, wanted: Any) -> tuple[Any, Any]:
+    """Return the layers of the manifests that are wanted, each manifest's once and in order, and whose each is."""
+    repository, manifest, role, layer = (
+        blobs[name].cat.codes.to_numpy() for name in ("repository", "manifest_digest", "role", "digest")
+    )
+    is_layer = role == blobs["role"].cat.categories.get_loc("layer")
     begins = np.flatnonzero(_changes(repository) | _changes(manifest))
     held = manifest[begins]
     # A manifest of several repositories has the same layers in each: content decides, not place.
     kept = (held >= 0) & ~pd.Series(held).duplicated().to_numpy() & wanted[held]
-    chosen = np.repeat(kept, np.diff(np.append(begins, len(blobs))))
-    chosen &= (blobs["role"] == "layer").to_numpy()
-    rows = np.flatnonzero(chosen)
-    owner, position = manifest[rows], blobs["position"].to_numpy("int64", na_value=-1)[rows]
-    together = len(held) == len(pd.unique(pd.Series(repository[begins] * len(wanted) + held)))
-    if together and ((np.diff(position) > 0) | (owner[1:] != owner[:-1])).all():
-        return owner, rows
+    chosen = np.repeat(kept, np.diff(np.append(begins, len(blobs)))) & is_layer
+    owner, position = manifest[chosen], blobs["position"].to_numpy("int64", na_value=-1)[chosen]
+    together = len(held) == len(pd.unique(pd.Series(repository[begins].astype("int64") * len(wanted) + held)))
+    if together and ((position[1:] > position[:-1]) | (owner[1:] != owner[:-1])).all():
+        return owner, layer[chosen]
     # Rows that somebody shuffled: every one is looked at.
-    rows = np.flatnonzero((blobs["role"] == "layer").to_numpy() & (manifest >= 0) & wanted[manifest])
+    rows = np.flatnonzero(is_layer & (manifest >= 0) & wanted[manifest])
     edges = pd.DataFrame({"manifest": manifest[rows], "position": blobs["position"].iloc[rows].array, "row": rows})
     edges = edges.drop_duplicates(["manifest", "position"]).sort_values(["manifest", "position"])
-    return edges["manifest"].to_numpy(), edges["row"].to_numpy()
+    return edges["manifest"].to_numpy(), layer[edges["row"].to_numpy()]
 
 
 def _keepers(nodes: pd.DataFrame, bases: frozenset[str]) -> Any:

@@ -55,16 +55,19 @@ def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOpt
         )
         drafts += going
         refused += staying
+    state = {name: _in_order(graph.repository(name).tags) for name in sorted({d["repository"] for d in drafts})}
+    rewritten = list_rows(graph, drafts)
+    # Both are large, and so is what counting bytes takes.
+    del graph, facts
     rows, lower_bound = _with_bytes(snapshot, drafts)
-    rows += list_rows(graph, rows)
-    state = {name: _in_order(graph.repository(name).tags) for name in sorted({row.repository for row in rows})}
+    rows += rewritten
     total = sum(row.freed_bytes for row in rows)
     return Decided(tuple(rows), tuple(refused), state, total, lower_bound, upper_bound=not snapshot.whole)
 
 
-def _in_order(tags: Mapping[str, str | None]) -> dict[str, str | None]:
+def _in_order(tags: Mapping[str, str | None]) -> Mapping[str, str | None]:
     names = sorted(tags)
-    return dict(tags) if names == list(tags) else {tag: tags[tag] for tag in names}
+    return tags if names == list(tags) else {tag: tags[tag] for tag in names}
 
 
 class Selection:

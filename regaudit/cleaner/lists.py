@@ -7,7 +7,8 @@ is deleted must be taken off that list by whoever deletes it, or it is listed fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from regaudit.analysis.graph import Graph, RepositoryGraph
 from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX, PlanOptions, PlanRow
@@ -28,14 +29,20 @@ def lists(graph: RepositoryGraph, index: str, digest: str, options: PlanOptions)
     )
 
 
-def list_rows(graph: Graph, rows: Iterable[PlanRow]) -> list[PlanRow]:
-    """Return a row for each list that loses entries and stays: it is written again after they are gone."""
-    going = {(row.repository, row.digest): row for row in rows if row.action == DELETE_MANIFEST}
-    losing: dict[tuple[str, str], list[PlanRow]] = {}
-    for (repository, digest), row in going.items():
-        for index in graph.repository(repository).parents.get(str(digest), ()):
+def list_rows(graph: Graph, rows: Iterable[Mapping[str, Any]]) -> list[PlanRow]:
+    """Return a row for each list that loses entries and stays: it is written again after they are gone.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        What goes: ``repository``, ``digest`` and ``action`` of each row of the plan.
+    """
+    going = {(row["repository"], row["digest"]): None for row in rows if row["action"] == DELETE_MANIFEST}
+    losing: dict[tuple[str, str], list[str]] = {}
+    for repository, digest in going:
+        for index in graph.repository(repository).parents.get(digest, ()):
             if (repository, index) not in going:
-                losing.setdefault((repository, index), []).append(row)
+                losing.setdefault((repository, index), []).append(f"{repository}@{digest}")
     return [
         PlanRow(
             repository=repository,
@@ -44,8 +51,8 @@ def list_rows(graph: Graph, rows: Iterable[PlanRow]) -> list[PlanRow]:
             action=PUT_INDEX,
             role="list",
             kind="index",
-            because=lost[0].key,
-            needs=tuple(row.key for row in lost),
+            because=lost[0],
+            needs=tuple(lost),
         )
         for (repository, index), lost in losing.items()
         for tag in graph.repository(repository).tags_of.get(index, ())

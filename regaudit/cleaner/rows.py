@@ -164,8 +164,7 @@ def parse_candidates(snapshot: Snapshot, given: pd.DataFrame | Iterable[str]) ->
     columns = [_values(frame, name) for name in ("repository", "tag", "digest", "reason", "age_days")]
     digests = _Digests(snapshot)
     aged = "age_days" in frame.columns
-    rows = zip(*columns, strict=True)
-    return _each_once([_candidate(*row, digests=digests, aged=aged) for row in rows])
+    return _each_once([_candidate(digests, *values, aged=aged) for values in zip(*columns, strict=True)])
 
 
 def _values(frame: pd.DataFrame, name: str) -> list[Any]:
@@ -179,22 +178,25 @@ def _values(frame: pd.DataFrame, name: str) -> list[Any]:
 
 def _each_once(found: list[Candidate]) -> tuple[Candidate, ...]:
     """Return each candidate once, with all its reasons, in an order that does not depend on how they came."""
-    same: dict[str, dict[tuple[str, str], list[Candidate]]] = {}
+    each: dict[str, dict[tuple[str, str], Candidate]] = {}
+    again: dict[tuple[str, str, str], list[Candidate]] = {}
     for candidate in found:
         name = (candidate.tag or "", candidate.digest or "")
-        same.setdefault(candidate.repository, {}).setdefault(name, []).append(candidate)
-    return tuple(_joined(named[name]) for _, named in sorted(same.items()) for name in sorted(named))
+        first = each.setdefault(candidate.repository, {}).setdefault(name, candidate)
+        if first is not candidate:
+            again.setdefault((candidate.repository, *name), [first]).append(candidate)
+    for (repository, *rest), same in again.items():
+        each[repository][rest[0], rest[1]] = _joined(same)
+    return tuple(named[name] for _, named in sorted(each.items()) for name in sorted(named))
 
 
 def _joined(same: list[Candidate]) -> Candidate:
-    if len(same) == 1:
-        return same[0]
     reasons = sorted({candidate.reason for candidate in same if candidate.reason})
     return replace(same[0], reason="; ".join(reasons), unknown_age=all(candidate.unknown_age for candidate in same))
 
 
 def _candidate(
-    repository: Any, tag: Any, digest: Any, reason: Any, age: Any, *, digests: _Digests, aged: bool
+    digests: _Digests, repository: Any, tag: Any, digest: Any, reason: Any, age: Any, *, aged: bool
 ) -> Candidate:
     repository, reason = str(repository or ""), "" if reason is None else str(reason)
     if not repository or (tag is None and digest is None):

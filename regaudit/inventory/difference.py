@@ -122,7 +122,7 @@ class Difference:
 
         They are ``changed_tags.csv``, ``changed_manifests.csv``, ``growth.csv`` and ``unread.csv``.
         """
-        from regaudit.inventory.snapshot import write_csv
+        from regaudit.inventory.spreadsheet import write_csv
 
         target = owned_folder(folder)
         return [write_csv(getattr(self, name), target / file) for name, file in FILES.items()]

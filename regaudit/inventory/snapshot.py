@@ -9,17 +9,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from regaudit.errors import SnapshotError
 from regaudit.inventory.documents import Documents
 from regaudit.inventory.parquet import check_digests, read_digests, read_table, write_digests, write_table
+from regaudit.inventory.spreadsheet import write_csv
 from regaudit.inventory.tables import TABLES, conform, digest_columns, digest_dtype
 from regaudit.text import (
     atomic_write,
     clean,
-    csv_guard,
     escape,
     html_table,
     human_age,
@@ -141,6 +142,8 @@ class Snapshot:
         try:
             digests = read_digests(source / _DIGEST_FILE)
             tables = {name: read_table(source / f"{name}.parquet", name, digests) for name in TABLES}
+            # Arrow keeps what it read with for the next file, and there is none.
+            pa.default_memory_pool().release_unused()
             return cls(
                 registry=header["registry"],
                 taken_at=_time(header["taken_at"]),
@@ -251,10 +254,10 @@ class Snapshot:
 
     def stored_bytes(self) -> int:
         """Return the bytes of all distinct blobs and manifests that were read."""
-        blobs = self.blobs.drop_duplicates("digest")["size_bytes"]
-        manifests = self.manifests.drop_duplicates("digest")["manifest_bytes"]
-        # summed as Python's integers: sizes are claims, and 64 bits wrap round
-        return int(sum(blobs.dropna().tolist()) + sum(manifests.dropna().tolist()))
+        blobs, manifests = self.blobs, self.manifests
+        return _sum_of_first(blobs["digest"], blobs["size_bytes"]) + _sum_of_first(
+            manifests["digest"], manifests["manifest_bytes"]
+        )
 
     def __str__(self) -> str:
         lines = self.summary()
@@ -275,12 +278,12 @@ class Snapshot:
 
     def _contents(self) -> str:
         image_ids = self.tags["image_id"].nunique()
-        return f"{image_ids:,} image ids" if image_ids else f"{self.tags['digest'].nunique():,} digests"
+        return f"{image_ids:,} image ids" if image_ids else f"{_distinct(self.tags['digest']):,} digests"
 
     def _storage(self) -> str:
         if self.tags["image_id"].notna().any():
             return "not known: the v1 interface names images, not what they share; see content_bytes of each tag"
-        blobs, manifests = (frame["digest"].nunique() for frame in (self.blobs, self.manifests))
+        blobs, manifests = (_distinct(frame["digest"]) for frame in (self.blobs, self.manifests))
         return f"{human_bytes(self.stored_bytes())} in {blobs:,} distinct blobs and {manifests:,} manifests"
 
     def _seconds(self) -> float:
@@ -292,7 +295,9 @@ class Snapshot:
             names = tags["repository"].astype("string") + ":" + tags["tag"]
             pairs = zip(names, tags["content_bytes"], strict=True)
             return ", ".join(f"{name} {human_bytes(size)}" for name, size in pairs) or "no size is known"
-        held = self.blobs.drop_duplicates(["repository", "digest"])
+        repository, digest = (self.blobs[name].cat.codes.to_numpy("int64") for name in ("repository", "digest"))
+        once = ~pd.Series((repository << 32) | (digest + 1)).duplicated().to_numpy()
+        held = self.blobs[["repository", "size_bytes"]][once]
         sizes = held.groupby("repository", observed=True)["size_bytes"].sum().sort_values(ascending=False).head(3)
         return ", ".join(f"{name} {human_bytes(size)}" for name, size in sizes.items()) or "nothing stored"
 
@@ -322,22 +327,20 @@ class Snapshot:
         return html_table(list(shown.columns), rows) + note
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    """Write a table as CSV that is safe in a spreadsheet, whole or not at all."""
-    guarded = {}
-    for name, column in frame.items():
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            safe = {value: csv_guard(value) for value in column.cat.categories}
-            guarded[name] = column.astype("object").map(safe, na_action="ignore")
-        elif isinstance(column.dtype, pd.DatetimeTZDtype):
-            guarded[name] = column.map(lambda moment: moment.isoformat(), na_action="ignore").astype("object")
-        else:
-            guarded[name] = (
-                column.map(csv_guard, na_action="ignore") if column.dtype in ("string", "object") else column
-            )
-    with atomic_write(path) as file:
-        pd.DataFrame(guarded, index=frame.index).to_csv(file, index=False, lineterminator="\r\n")
-    return path
+def _distinct(column: pd.Series[Any]) -> int:
+    """Return how many categories a column has a value of: marked, for to hash ten million values takes far longer."""
+    seen = np.zeros(len(column.cat.categories) + 1, dtype=bool)
+    seen[column.cat.codes.to_numpy()] = True  # a missing one is -1, the last
+    return int(seen[:-1].sum())
+
+
+def _sum_of_first(digest: pd.Series[Any], size: pd.Series[Any]) -> int:
+    """Return the sum of the first size that stands beside each digest, and beside none."""
+    first = np.full(len(digest.cat.categories) + 1, -1, dtype="int64")
+    first[digest.cat.codes.to_numpy()[::-1]] = size.to_numpy("int64", na_value=-1)[::-1]
+    known = first[first > 0]
+    # In two halves, and Python's integers: sizes are claims, and 64 bits wrap round.
+    return (int((known >> 32).sum()) << 32) + int((known & 0xFFFFFFFF).sum())
 
 
 def _time(text: str) -> datetime:

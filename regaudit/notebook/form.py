@@ -403,10 +403,8 @@ class ReviewForm(anywidget.AnyWidget):
         if self._look.section != ROWS:
             raise _Refusal("refused rows cannot be selected")
         rows = self._sections[ROWS].rows
-        for place in self._places():
-            key = rows[place].key
-            if key == clean(key):
-                self._chosen.set(key, selected=True)
+        keys = (rows[place].key for place in self._places())
+        self._chosen.set_many([key for key in keys if key == clean(key)], selected=True)
         self._count()
 
     def _do_clear(self, _message: Message) -> None:
