@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections import namedtuple
 
+import pandas as pd
 import pytest
 from conftest import need
 from images import Pushed
@@ -172,3 +173,13 @@ def test_a_name_that_the_backup_does_not_have_is_refused(place):
     place.cleaner.backup(place.made, place.folder)
     with pytest.raises(UsageError, match="it has"):
         place.cleaner.restore(place.folder, only="team/nosuch")
+
+
+def test_a_referrer_that_went_alone_comes_back_onto_its_subjects_list(place):
+    first, second = (place.app.referrer(name, place.plain) for name in ("one", "two"))
+    rows = pd.DataFrame({"repository": [APP], "digest": [first]})
+    made = plan(collect(place.door, progress=False), rows).approve("Ada")
+    assert place.cleaner.execute(made, backup=place.folder).counts() == {"deleted": 1, "rewritten": 1}
+    place.collect_garbage()
+    assert place.cleaner.restore(place.folder).ok
+    assert {d.digest for d in place.app.repository.referrers(place.plain)} == {first, second}

@@ -339,7 +339,7 @@ def test_a_right_to_read_is_no_right_to_delete_and_the_run_stops_before_the_seco
         assert run.counts() == {"denied": 1}
         deletions = [scope for scope in scopes(tokens) if not scope.endswith(":pull")]
         assert len(deletions) == len(set(deletions)) <= 4, "each scope was asked for once"
-        assert registry.session.counts["delete"] <= 5
+        assert registry.session.counts["delete"] <= 6, "five by the probe, which climbs, and one by the deletion"
         with pytest.raises(AccessDenied, match="ask for the right"):
             registry.repository("old/app3").delete_manifest(made.rows[-1].digest)
         assert registry.repository("old/app3").tags() == ["v1"], "reading goes on"

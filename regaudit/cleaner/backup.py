@@ -17,7 +17,7 @@ from regaudit.cleaner.execution import is_there, tag_digest
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import Outcome, Report, Run, Stop, ended, new_run, record_outcome, recorded_run
 from regaudit.cleaner.plan import Plan
-from regaudit.cleaner.rows import DELETE_MANIFEST, PlanRow
+from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX, PlanRow
 from regaudit.client import layout as layouts
 from regaudit.client import upload, write
 from regaudit.client.exchange import Conversation, Session
@@ -160,7 +160,7 @@ def back_up(
         The folder is something else than an OCI image layout, or its disk has not enough room.
     """
     keeping = _Keeping(registry, Layout(folder))
-    read = [(row, keeping.read(row)) for row in plan.rows if row.digest is not None]
+    read = [(row, keeping.read(row)) for row in plan.rows if row.digest is not None and row.action != PUT_INDEX]
     keeping.check_space()
     by_repository: dict[str, list[tuple[PlanRow, Descriptor | Kept]]] = {}
     for row, found in read:
@@ -295,8 +295,13 @@ class Restoring:
             if self._layout.has(digest):
                 content = Content(self._layout.path(digest))
                 self._registry.run(upload.upload_blob(session, repository, digest, content))
-        for manifest in reversed(manifests):
+        root, *others = manifests
+        for manifest in reversed(others):
             self._put(repository, str(manifest.digest), manifest)
+        if root.subject is None:
+            self._put(repository, str(root.digest), root)
+        else:  # and on the list of what refers to its subject, where a client keeps such lists
+            self._registry.run(write.put_manifest(session, repository, root.digest, root.raw, root.media_type))
 
     def _restore_tags(self, image: _Image, root: AnyManifest, *, was_there: bool) -> tuple[str, str]:
         moved, put = [], []

@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from regaudit.client import v2, write
+from regaudit.client import write
 from regaudit.client.exchange import Response, error_of
 from regaudit.client.registry import Registry
 from regaudit.errors import RegistryError
@@ -23,7 +23,6 @@ _TELLING = (
     "docker-distribution-api-version",
     "gitlab-container-registry-version",
     "server",
-    "www-authenticate",
     "x-artifactory-id",
     "x-jfrog-version",
 )
@@ -42,7 +41,7 @@ class Capabilities:
     said : dict
         The answers: status and code, or why there was none.
     headers : dict
-        Those of ``/v2/`` that tell which software it is.
+        Those that tell which software it is.
     """
 
     deletion: bool | None
@@ -64,11 +63,11 @@ def probe(registry: Registry, repository: str) -> Capabilities:
     deletion = _by_digest(by_digest)
     said = {"digest": _said(by_digest)}
     tag_deletion = None
-    if deletion is not False:
+    if deletion:
         by_tag = _answer(registry, write.delete_tag(registry.session, repository, tag))
         tag_deletion = _by_tag(by_tag)
         said["tag"] = _said(by_tag)
-    return Capabilities(deletion, tag_deletion, str(digest), tag, said, _headers(registry))
+    return Capabilities(deletion, tag_deletion, str(digest), tag, said, _headers(by_digest))
 
 
 def _answer(registry: Registry, conversation: Any) -> Response | RegistryError:
@@ -103,13 +102,10 @@ def _said(answer: Response | RegistryError) -> str:
     return f"{answer.status} {code}" if code else str(answer.status)
 
 
-def _headers(registry: Registry) -> dict[str, str]:
-    try:
-        answered = registry.run(v2.ping(registry.session)).headers
-    except RegistryError:
+def _headers(answer: Response | RegistryError) -> dict[str, str]:
+    if isinstance(answer, RegistryError):
         return {}
-    lower = {name.lower(): redact(value, 200) for name, value in answered.items()}
-    return {name: lower[name] for name in _TELLING if name in lower}
+    return {name: redact(answer.headers[name], 200) for name in _TELLING if answer.headers.get(name) is not None}
 
 
 __all__ = ["Capabilities", "probe"]

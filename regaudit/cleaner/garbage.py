@@ -28,7 +28,7 @@ _BY_THEMSELVES = {
 }
 
 _ARTIFACTORY = "in Artifactory, Administration, Maintenance, run the storage garbage collection"
-# A header of ``/v2/``, what is in it, and where to look.
+# A header of an answer, what is in it, and where to look.
 _BY_HEADER = (
     (
         "gitlab-container-registry-version",
@@ -41,11 +41,6 @@ _BY_HEADER = (
         "server",
         "nexus",
         "in Nexus, run the tasks `Docker - Delete unused manifests and images` and `Admin - Compact blob store`",
-    ),
-    (
-        "www-authenticate",
-        "harbor",
-        "in Harbor, Administration, Clean Up, Garbage Collection; untagged artifacts only if none are needed",
     ),
 )
 
@@ -84,7 +79,7 @@ def _docker_registry(tag_deletion: bool | None) -> str:  # noqa: FBT001 -- what 
         how = f"docker-registry 3.x: {stop}, then {_COLLECT_3}; {_SUBJECTS}"
     else:
         how = f"docker-registry 2.x: {stop}, then {_COLLECT_2}; {_CHILDREN}"
-    return f"it answers as {how}. If it is another one, see its documentation"  # zot and others announce the same
+    return f"it answers as {how}. If it is another one (Harbor, zot), see its documentation"  # zot and others announce the same
 
 
 __all__ = ["ENABLE_DELETION", "advice"]
