@@ -29,8 +29,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import contenders
-import images
 import machine
+import stored_images
 import wrk
 from delay import Delay
 from docker_registry import DockerRegistry
@@ -309,7 +309,7 @@ def distant(host: str, milliseconds: float) -> Iterator[str]:
 
 def measure(given: Any, folder: Path, place: str) -> Report:
     server = DockerRegistry(folder / "registry")
-    names = images.store(server.storage, given.repositories, given.tags)
+    names = stored_images.store(server.storage, given.repositories, given.tags)
     node = folder / "node"
     node.mkdir()
     absent = contenders.install_node_client(node)

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-from images import digest_of, image
 from machine import find
+from stored_images import digest_of, image
 
 from regaudit.manifest import OCI_MANIFEST
 

@@ -15,11 +15,11 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import contenders
 import delay
 import figures
-import images
 import loop
 import replay
 import results
 import static
+import stored_images
 import wrk
 from recording import Recorder, Recording, Sent
 
@@ -154,7 +154,7 @@ def test_an_audit_through_the_forwarder_finds_the_same(sample_sandbox, sample_re
 @pytest.mark.real
 def test_docker_registry_gives_out_the_images_that_were_written_for_it(docker_registry_program, tmp_path):
     server = DockerRegistry(tmp_path)
-    names = images.store(server.storage, 2, 3)
+    names = stored_images.store(server.storage, 2, 3)
     with server, Registry(server.host) as door:
         snapshot = collect(door, progress=False)
     assert len(snapshot.tags) == 6
@@ -168,7 +168,7 @@ def test_docker_registry_gives_out_the_images_that_were_written_for_it(docker_re
 def test_every_contender_reads_all_tags(docker_registry_program, tmp_path):
     need("skopeo", "a contender of the benchmarks")
     server = DockerRegistry(tmp_path)
-    (name,) = images.store(server.storage, 1, 2)
+    (name,) = stored_images.store(server.storage, 1, 2)
     with server:
         recording = tmp_path / "recording.json"
         ours = contenders.regaudit(server.host, "--record", str(recording))
