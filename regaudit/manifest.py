@@ -243,6 +243,10 @@ def parse_manifest(raw: bytes, media_type: str = "") -> AnyManifest:
         Not such a document: not JSON, too deep, duplicate keys, both layers and manifests, a size
         outside 0…2^63-1, a type that contradicts itself.
     """
+    return (_parsed_before if len(raw) <= _SHORT else _parsed)(raw, media_type)
+
+
+def _parsed(raw: bytes, media_type: str) -> AnyManifest:
     document = load_json(raw)
     if not isinstance(document, dict):
         raise BadManifest("the manifest is not a JSON object")
@@ -259,6 +263,11 @@ def parse_manifest(raw: bytes, media_type: str = "") -> AnyManifest:
         return _manifest(raw, kind, digest, document)
     except InvalidReference as error:
         raise BadManifest(str(error)) from None
+
+
+# Several tags are on one manifest, and often come one after the other. What is remembered is bounded: these many short ones.
+_SHORT = 16 << 10
+_parsed_before = lru_cache(maxsize=256)(_parsed)
 
 
 def digest_of_document(raw: bytes, document: Any = None) -> Digest:
