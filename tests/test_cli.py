@@ -298,7 +298,7 @@ def test_a_snapshot_of_another_version_is_refused(shell, served, tmp_path):
 def test_a_plan_edited_by_hand_is_refused_and_nothing_is_deleted(shell, served, tmp_path, change):
     approved_plan(shell, served)
     text = (tmp_path / "plan.json").read_text()
-    edited = text.replace(*change) if change[0] in text else text.replace('"allow_empty": false', '"allow_empty": true')
+    edited = text.replace(*change) if change[0] in text else text.replace('"allow_empty":false', '"allow_empty":true')
     assert edited != text
     (tmp_path / "plan.json").write_text(edited)
     assert "was changed" in sentence(shell("apply", "plan.json"), 1)
