@@ -152,7 +152,7 @@ class Holders:
         held = np.bincount(self.items_of_places(places), minlength=len(self.sizes))
         return _total(self.sizes[(held > 0) & (held == self.holder_counts)])
 
-    def freed_in_order(self, manifests: list[tuple[str, str]]) -> tuple[list[int], bool]:
+    def freed_in_order(self, manifests: pd.DataFrame | Iterable[tuple[str, str]]) -> tuple[list[int], bool]:
         """Return the bytes that each manifest adds to what comes back, when they go in this order.
 
         Returns
@@ -207,7 +207,7 @@ class Holders:
         place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[place] == keys, place, -1)
 
-    def places(self, manifests: Iterable[tuple[str, str]]) -> Any:
+    def places(self, manifests: pd.DataFrame | Iterable[tuple[str, str]]) -> Any:
         """Return the place of each (repository, digest) among the manifests read, or -1."""
         return self._place(self._key(*_columns(manifests)))
 

@@ -389,36 +389,43 @@ def _layer_lists(snapshot: Snapshot, manifests: Any) -> Any:
     digest = snapshot.blobs["digest"].cat
     wanted = np.zeros(len(digest.categories), dtype=bool)
     wanted[manifests] = True
-    manifest, layers = _layers(snapshot.blobs, wanted)
-    starts = np.flatnonzero(_changes(manifest))
+    manifest, lengths, layers = _layers(snapshot.blobs, wanted)
     layers = np.ascontiguousarray(layers, dtype="int32")
-    offsets = np.append(starts, len(layers)).astype("int64") * layers.itemsize
-    lists = pa.Array.from_buffers(pa.large_binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(layers)])
+    offsets = np.append(0, np.cumsum(lengths)).astype("int64") * layers.itemsize
+    lists = pa.Array.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(layers)])
     codes = np.full(len(digest.categories), -1, dtype="int64")
-    codes[manifest[starts]] = lists.dictionary_encode().indices.to_numpy()
+    codes[manifest] = lists.dictionary_encode().indices.to_numpy()
     return codes
 
 
-def _layers(blobs: pd.DataFrame, wanted: Any) -> tuple[Any, Any]:
-    """Return the layers of the manifests that are wanted, each manifest's once and in order, and whose each is."""
+def _layers(blobs: pd.DataFrame, wanted: Any) -> tuple[Any, Any, Any]:
+    """Return the manifests that are wanted and have layers, how many each has, and the layers, in order."""
     repository, manifest, role, layer = (
         blobs[name].cat.codes.to_numpy() for name in ("repository", "manifest_digest", "role", "digest")
     )
     is_layer = role == blobs["role"].cat.categories.get_loc("layer")
-    begins = np.flatnonzero(_changes(repository) | _changes(manifest))
+    first = _changes(manifest)
+    first |= _changes(repository)
+    begins = np.flatnonzero(first)
     held = manifest[begins]
+    position = blobs["position"].to_numpy("int64", na_value=-1)
+    together = len(held) == len(pd.unique(pd.Series(repository[begins].astype("int64") * len(wanted) + held)))
+    if not together or not ((position[1:] > position[:-1]) | first[1:]).all():
+        return _shuffled_layers(blobs, np.flatnonzero(is_layer & (manifest >= 0) & wanted[manifest]))
     # A manifest of several repositories has the same layers in each: content decides, not place.
     kept = (held >= 0) & ~pd.Series(held).duplicated().to_numpy() & wanted[held]
-    chosen = np.repeat(kept, np.diff(np.append(begins, len(blobs)))) & is_layer
-    owner, position = manifest[chosen], blobs["position"].to_numpy("int64", na_value=-1)[chosen]
-    together = len(held) == len(pd.unique(pd.Series(repository[begins].astype("int64") * len(wanted) + held)))
-    if together and ((position[1:] > position[:-1]) | (owner[1:] != owner[:-1])).all():
-        return owner, layer[chosen]
-    # Rows that somebody shuffled: every one is looked at.
-    rows = np.flatnonzero(is_layer & (manifest >= 0) & wanted[manifest])
-    edges = pd.DataFrame({"manifest": manifest[rows], "position": blobs["position"].iloc[rows].array, "row": rows})
+    is_layer &= np.repeat(kept, np.diff(np.append(begins, len(blobs))))
+    lengths = np.add.reduceat(is_layer, begins, dtype="int64") if len(begins) else begins
+    return held[lengths > 0], lengths[lengths > 0], layer[is_layer]
+
+
+def _shuffled_layers(blobs: pd.DataFrame, rows: Any) -> tuple[Any, Any, Any]:
+    """Return what `_layers` does, of rows that do not stand in their order."""
+    manifest, layer = (blobs[name].cat.codes.to_numpy()[rows] for name in ("manifest_digest", "digest"))
+    edges = pd.DataFrame({"manifest": manifest, "position": blobs["position"].iloc[rows].array, "layer": layer})
     edges = edges.drop_duplicates(["manifest", "position"]).sort_values(["manifest", "position"])
-    return edges["manifest"].to_numpy(), layer[edges["row"].to_numpy()]
+    manifests, lengths = np.unique(edges["manifest"].to_numpy(), return_counts=True)
+    return manifests, lengths, edges["layer"].to_numpy()
 
 
 def _keepers(nodes: pd.DataFrame, bases: frozenset[str]) -> Any:

@@ -24,7 +24,7 @@ from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import Digest, is_verifiable, split_attached_tag
 from regaudit.text import clean
 
-# The fields of a `PlanRow` while what it frees is not known.
+# The fields of a `PlanRow` while what it frees is not known; and the ``row`` of the manifests table, by which that is found.
 Draft = dict[str, Any]
 
 
@@ -322,6 +322,7 @@ def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, 
                 "reason": reasons.get(digest, ""),
                 "because": None if along is None else f"{graph.repository}@{along}",
                 "needs": tuple(f"{graph.repository}@{d}" for d in needs[digest] if d in done),
+                "row": facts.row(graph.repository, digest),
                 **facts.fields(graph.repository, digest),
             }
         )
@@ -389,8 +390,8 @@ def _refused(candidate: Candidate, facts: _Facts, refusal: str, particular: str)
 def _with_bytes(snapshot: Snapshot, drafts: list[Draft]) -> tuple[list[PlanRow], bool]:
     """Return the rows with what each frees, and whether that is a lower bound."""
     whole = [place for place, draft in enumerate(drafts) if draft["action"] == DELETE_MANIFEST]
-    pairs = [(drafts[place]["repository"], drafts[place]["digest"]) for place in whole]
-    freed, lower_bound = Holders(snapshot).freed_in_order(pairs)
+    manifests = snapshot.manifests[["repository", "digest"]].iloc[[drafts[place].pop("row") for place in whole]]
+    freed, lower_bound = Holders(snapshot).freed_in_order(manifests)
     of = dict(zip(whole, freed, strict=True))
     return [PlanRow(**draft, freed_bytes=of.get(place, 0)) for place, draft in enumerate(drafts)], lower_bound
 
@@ -413,12 +414,12 @@ class _Facts:
 
     def kind(self, repository: str, digest: str) -> str:
         """Return the kind of a manifest, ``unknown`` where it was not read."""
-        row = self._row(repository, digest)
+        row = self.row(repository, digest)
         return "unknown" if row is None else str(self._kind(row))
 
     def fields(self, repository: str, digest: str) -> dict[str, Any]:
         """Return the fields of a `PlanRow` that describe its manifest."""
-        row = self._row(repository, digest)
+        row = self.row(repository, digest)
         if row is None:
             return {}
         media_type, size = self._media_type(row), int(self._content[row])
@@ -431,7 +432,8 @@ class _Facts:
             "content_bytes": None if size < 0 else size,
         }
 
-    def _row(self, repository: str, digest: str) -> int | None:
+    def row(self, repository: str, digest: str) -> int | None:
+        """Return the number of a manifest's row in the table, or None where it was not read."""
         # One repository after the other is decided: only the rows of the last one are kept by digest.
         if repository != self._repository:
             self._repository, self._rows = repository, self._graph.manifest_rows(repository)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,7 +62,7 @@ def _column(column: pd.Series[Any]) -> _Texts:
 
 
 def _of_category(column: pd.Series[Any]) -> _Texts:
-    categories = column.cat.categories.to_series()
+    categories = pd.Series(column.cat.categories.to_numpy(), dtype=column.cat.categories.dtype, copy=False)
     texts, codes = _quoted(_maker(categories)(categories)), column.cat.codes.to_numpy()
     return lambda start, stop: texts.take(
         pa.array(codes[start:stop].astype("int32"), mask=codes[start:stop] < 0)
@@ -94,14 +95,12 @@ def _guarded(texts: pd.Series[Any]) -> pa.Array:
 
 def _times(moments: pd.Series[Any]) -> pa.Array:
     """Return times of UTC as `isoformat` writes them: with a fraction only where there is one."""
-    numbers = moments.to_numpy("datetime64[us]")
-    fraction = numbers.astype("int64") % _WHOLE_SECOND != 0
-    exact = pa.array(numbers)
-    pattern = "%Y-%m-%dT%H:%M:%S"
-    texts = pc.if_else(
-        pa.array(fraction), pc.strftime(exact, pattern), pc.strftime(exact.cast(pa.timestamp("s"), safe=False), pattern)
-    )
-    return pc.binary_join_element_wise(texts, "+00:00", "")
+    numbers, missing = moments.to_numpy("datetime64[us]"), moments.isna().to_numpy()
+    texts = np.datetime_as_string(numbers, unit="s")
+    fraction = (numbers.astype("int64") % _WHOLE_SECOND != 0) & ~missing
+    if fraction.any():
+        texts = np.where(fraction, np.datetime_as_string(numbers, unit="us"), texts)
+    return pc.binary_join_element_wise(pa.array(texts, pa.string(), mask=missing), "+00:00", "")
 
 
 def _one_by_one(values: pd.Series[Any]) -> pa.Array:
