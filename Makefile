@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_OPTIONS ?= -n auto --dist loadfile
 
-.PHONY: demo notebook test test-browser lint clean
+.PHONY: demo notebook test test-browser lint bench clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/regaudit demo
@@ -23,6 +23,10 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# Some 25 minutes; QUICK=1 takes four and shows that everything runs.
+bench: $(VENV)/installed-bench
+	$(VENV)/bin/python benchmarks/results.py $(if $(QUICK),--quick)
+
 clean:
 	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -35,6 +39,7 @@ $(VENV)/installed-demo: EXTRA = sandbox
 $(VENV)/installed-notebook: EXTRA = notebook
 $(VENV)/installed-test: EXTRA = test,browser
 $(VENV)/installed-dev: EXTRA = dev
+$(VENV)/installed-bench: EXTRA = test,fast
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[$(EXTRA)]"
 	@touch $@

@@ -7,11 +7,9 @@ believes nothing else, the others with sha256sum or hashlib, as a careful script
 (median, smallest, largest) and the most memory that the process took. Needs docker-registry and curl.
 """
 
-import argparse
 import hashlib
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import machine
 from docker_registry import DockerRegistry
+from figures import Report, Spread, Table, hand_over, options, short
 
 UP_REGAUDIT = """
 import sys, pathlib, regaudit as ra
@@ -130,18 +130,28 @@ def run(mib: int, rounds: int, folder: Path) -> dict[tuple[str, str], list[tuple
     return figures
 
 
+_WHO = {"regaudit": "regaudit", "requests": "requests, streamed", "curl": "curl and sha256sum"}
+
+
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--mib", type=int, default=1024)
-    options.add_argument("--rounds", type=int, default=3)
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = run(given.mib, given.rounds, Path(folder))
-    print(f"{given.mib} MiB, {given.rounds} rounds, {os.cpu_count()} processors")
-    for (way, name), found in sorted(figures.items()):
-        seconds, memory = [s for s, _ in found], max(m for _, m in found)
-        spread = f"median {statistics.median(seconds):6.2f} s   {min(seconds):6.2f} … {max(seconds):6.2f}"
-        print(f"{way:<5} {name:<9} {spread}   most memory {memory:6.1f} MiB")
+    parser = options(__doc__, rounds=3)
+    parser.add_argument("--mib", type=int, default=1024)
+    given = parser.parse_args()
+    before, report = machine.load(), Report("A large blob")
+    lacking = machine.missing("docker-registry", "curl")
+    if lacking:
+        report.tables.append(Table("Up and down", [], [], f"Not measured: {lacking}."))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = run(given.mib, given.rounds, Path(folder))
+        rows = [
+            [_WHO[name], way, str(Spread.of(seconds for seconds, _ in found)), short(max(most for _, most in found))]
+            for (way, name), found in sorted(figures.items(), reverse=True)
+        ]
+        head = ["contender", "way", "seconds", "most memory, MiB"]
+        report.tables.append(Table(f"{given.mib} MiB up and down, hashed by everybody", head, rows))
+    report.machine = machine.described(before)
+    hand_over(report, given.json)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,32 @@ from typing import TYPE_CHECKING, Any
 from regaudit._version import __version__
 
 if TYPE_CHECKING:
+    from regaudit.analysis.findings import broken_tags as broken_tags
+    from regaudit.analysis.findings import findings as findings
+    from regaudit.analysis.findings import moved_tags as moved_tags
+    from regaudit.analysis.findings import orphaned_signatures as orphaned_signatures
     from regaudit.analysis.footprint import footprint as footprint
     from regaudit.analysis.footprint import reclaimable_bytes as reclaimable_bytes
+    from regaudit.analysis.in_use import InUse as InUse
+    from regaudit.analysis.in_use import references_in_use as references_in_use
+    from regaudit.analysis.labels import missing_labels as missing_labels
+    from regaudit.analysis.largest import largest_images as largest_images
+    from regaudit.analysis.largest import largest_layers as largest_layers
     from regaudit.analysis.plots import plot_ages as plot_ages
     from regaudit.analysis.plots import plot_sharing as plot_sharing
     from regaudit.analysis.plots import plot_storage as plot_storage
+    from regaudit.analysis.policy import Expire as Expire
+    from regaudit.analysis.policy import Keep as Keep
+    from regaudit.analysis.policy import Policy as Policy
+    from regaudit.analysis.policy import Section as Section
+    from regaudit.analysis.policy import StandingApproval as StandingApproval
     from regaudit.analysis.report import report as report
+    from regaudit.analysis.retention import Explanation as Explanation
+    from regaudit.analysis.retention import Retention as Retention
+    from regaudit.analysis.retention import expired_tags as expired_tags
+    from regaudit.analysis.retention import explain as explain
+    from regaudit.analysis.retention import retention as retention
+    from regaudit.analysis.streams import naming_streams as naming_streams
     from regaudit.analysis.tags import duplicate_tags as duplicate_tags
     from regaudit.analysis.tags import stale_tags as stale_tags
     from regaudit.cleaner.cleaner import Cleaner as Cleaner
@@ -33,8 +53,13 @@ if TYPE_CHECKING:
     from regaudit.client.repository import BlobUpload as BlobUpload
     from regaudit.client.repository import Repository as Repository
     from regaudit.errors import RegauditError as RegauditError
+    from regaudit.inventory.blob_check import missing_blobs as missing_blobs
+    from regaudit.inventory.cache import Cache as Cache
     from regaudit.inventory.collect import collect as collect
-    from regaudit.inventory.reading import Progress as Progress
+    from regaudit.inventory.difference import Difference as Difference
+    from regaudit.inventory.estimate import Estimate as Estimate
+    from regaudit.inventory.image import ImageDetails as ImageDetails
+    from regaudit.inventory.progress import Progress as Progress
     from regaudit.inventory.snapshot import Snapshot as Snapshot
     from regaudit.log import show_log as show_log
     from regaudit.manifest import Descriptor as Descriptor
@@ -57,9 +82,16 @@ if TYPE_CHECKING:
     from regaudit.schema1 import verify_signatures as verify_signatures
 
 _HOMES = {
+    "regaudit.analysis.findings": ("broken_tags", "findings", "moved_tags", "orphaned_signatures"),
     "regaudit.analysis.footprint": ("footprint", "reclaimable_bytes"),
+    "regaudit.analysis.in_use": ("InUse", "references_in_use"),
+    "regaudit.analysis.labels": ("missing_labels",),
+    "regaudit.analysis.largest": ("largest_images", "largest_layers"),
     "regaudit.analysis.plots": ("plot_ages", "plot_sharing", "plot_storage"),
+    "regaudit.analysis.policy": ("Expire", "Keep", "Policy", "Section", "StandingApproval"),
     "regaudit.analysis.report": ("report",),
+    "regaudit.analysis.retention": ("Explanation", "Retention", "expired_tags", "explain", "retention"),
+    "regaudit.analysis.streams": ("naming_streams",),
     "regaudit.analysis.tags": ("duplicate_tags", "stale_tags"),
     "regaudit.cleaner.cleaner": ("Cleaner",),
     "regaudit.cleaner.journal": ("Journal",),
@@ -70,8 +102,13 @@ _HOMES = {
     "regaudit.client.registry": ("Registry",),
     "regaudit.client.repository": ("BlobUpload", "Repository"),
     "regaudit.errors": ("RegauditError",),
+    "regaudit.inventory.blob_check": ("missing_blobs",),
+    "regaudit.inventory.cache": ("Cache",),
     "regaudit.inventory.collect": ("collect",),
-    "regaudit.inventory.reading": ("Progress",),
+    "regaudit.inventory.difference": ("Difference",),
+    "regaudit.inventory.estimate": ("Estimate",),
+    "regaudit.inventory.image": ("ImageDetails",),
+    "regaudit.inventory.progress": ("Progress",),
     "regaudit.inventory.snapshot": ("Snapshot",),
     "regaudit.log": ("show_log",),
     "regaudit.manifest": ("Descriptor", "ImageConfig", "Index", "Manifest", "digest_of_document", "parse_manifest"),

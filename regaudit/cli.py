@@ -6,8 +6,10 @@ the command was not typed as it can be carried out.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,12 +20,12 @@ from regaudit._version import __version__
 from regaudit.errors import JournalError, UsageError
 from regaudit.reference import RegistryName, parse_target
 from regaudit.script import SETTINGS, Group, connection_options, fail, log_options, open_registry
-from regaudit.text import clean, human_bytes, owned_folder
+from regaudit.text import clean, csv_guard, human_bytes, owned_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from regaudit.cleaner.journal import Journal
+    from regaudit.cleaner.journal import Entry, Journal
     from regaudit.cleaner.outcomes import Outcome, Run
     from regaudit.client.registry import Registry
     from regaudit.inventory.snapshot import Snapshot
@@ -34,6 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SHOWN_ROWS = 40
 _SHOWN_OUTCOMES = 20
+_SHOWN_FINDINGS = 10
 
 
 @click.group("regaudit", cls=Group, context_settings=SETTINGS)
@@ -103,6 +106,12 @@ def _rule_options(command: F) -> F:
 _strict = click.option("--strict", is_flag=True, help="Exit 1 where anything was not read, refused or skipped.")
 _protect = click.option("--protect", multiple=True, metavar="PATTERN", help="Tags like this never go; may be repeated.")
 _snapshot = click.argument("snapshot_folder", metavar="SNAPSHOT")
+_cache_folder = click.option(
+    "--cache",
+    "cache_folder",
+    metavar="DIR",
+    help="Where what was read is remembered; the user's cache folder by default.",
+)
 _journal = click.option(
     "--journal", "journal_path", metavar="FILE", help="The record of deletions; one for each registry by default."
 )
@@ -113,20 +122,28 @@ _journal = click.option(
 
 @main.command()
 @click.argument("targets", nargs=-1, required=True, metavar="HOST[/PATTERN]...")
-@click.option("--out", required=True, metavar="DIR", help="Folder for the CSV files and the snapshot.")
+@click.option("--out", metavar="DIR", help="Folder for the CSV files and the snapshot.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what it would cost: requests, time, rate limit. Writes nothing."
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out repositories like this; may be repeated.")
 @click.option(
     "--no-referrers", is_flag=True, help="Do not ask for signatures and SBOMs; such a snapshot cannot be cleaned."
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@_cache_folder
+@click.option("--no-cache", is_flag=True, help="Read everything again, and remember nothing.")
 @_strict
 @_connection_options
 def audit(
     targets: tuple[str, ...],
-    out: str,
+    out: str | None,
+    dry_run: bool,
     exclude: tuple[str, ...],
     no_referrers: bool,
     quiet: bool,
+    cache_folder: str | None,
+    no_cache: bool,
     strict: bool,
     connect: Callable[[str], Registry],
 ) -> None:
@@ -137,15 +154,24 @@ def audit(
     """
     from regaudit.inventory.collect import collect
 
+    if no_cache and cache_folder is not None:
+        raise UsageError("--cache and --no-cache contradict each other: give one of them")
     host, patterns = _one_host(targets)
+    options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers, "progress": not quiet}
+    options["cache"] = None if no_cache else cache_folder or True
+    if dry_run:
+        with connect(host) as registry:
+            click.echo(collect(registry, *patterns, dry_run=True, **options))
+        return
+    if out is None:
+        raise UsageError("say where the result goes: --out DIR, or --dry-run to see what it would cost")
     folder = owned_folder(out)
     with connect(host) as registry:
-        snapshot = collect(registry, *patterns, exclude=exclude, referrers=not no_referrers, progress=not quiet)
+        snapshot = collect(registry, *patterns, into=folder / "snapshot", **options)
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
     if snapshot.tags[["digest", "image_id"]].isna().all(axis=None) and not snapshot.complete and not interrupted:
         _fail(f"nothing could be read: {snapshot.problems['message'].iloc[0]}", 1)
     snapshot.to_csv(folder)
-    snapshot.save(folder / "snapshot")
     click.echo(snapshot)
     _show(snapshot.problems, ["repository", "identifier", "error", "message"])
     click.echo(f"written to {folder}: tags.csv, manifests.csv, blobs.csv, children.csv, problems.csv, snapshot/")
@@ -197,6 +223,50 @@ def report(snapshot_folder: str, out: str) -> None:
     click.echo(f"written: {write_report(_load(snapshot_folder), out)}")
 
 
+@main.command()
+@click.argument("before_folder", metavar="BEFORE")
+@click.argument("after_folder", metavar="AFTER")
+@click.option(
+    "--out", metavar="DIR", help="Write changed_tags.csv, changed_manifests.csv, growth.csv, unread.csv there."
+)
+@click.option("--across-registries", is_flag=True, help="Compare snapshots of two registries, for example of a mirror.")
+@_strict
+def diff(before_folder: str, after_folder: str, out: str | None, across_registries: bool, strict: bool) -> None:
+    """Compare two snapshots: tags and manifests that are new, gone or moved, and how repositories grew.
+
+    What one of them did not read is unknown, and neither new nor gone.
+    """
+    change = _load(before_folder).diff(_load(after_folder), across_registries=across_registries)
+    click.echo(change)
+    if out is None:
+        _show(change.tags, ["repository", "tag", "change", "digest_before", "digest_after"])
+    else:
+        click.echo("written: " + ", ".join(str(path) for path in change.to_csv(out)))
+    _finish(bad=not change.complete, strict=strict, why="not everything was read")
+
+
+@main.command()
+@_snapshot
+@click.option("--out", metavar="DIR", help="Write a CSV for each finding there.")
+@click.option("--label", "labels", multiple=True, metavar="KEY", help="A label that images must have; may be repeated.")
+def findings(snapshot_folder: str, out: str | None, labels: tuple[str, ...]) -> None:
+    """List what is broken, orphaned, largest or unlabelled, and what tags are called."""
+    from regaudit.analysis.findings import findings as find
+    from regaudit.analysis.labels import REQUIRED_LABELS
+    from regaudit.inventory.spreadsheet import write_csv
+
+    found = find(_load(snapshot_folder), labels=labels or REQUIRED_LABELS)
+    folder = None if out is None else owned_folder(out)
+    for name, frame in found.items():
+        written = "" if folder is None else f"  {write_csv(frame, folder / f'{name}.csv')}"
+        click.echo(f"{name.replace('_', ' '):<20} {len(frame):>9,}{written}")
+    if folder is None:
+        for name, frame in found.items():
+            _heading(name.replace("_", " "))
+            shown = ["repository", "tag", "stream", "tag_count", "digest", "size_bytes", "content_bytes", "reason"]
+            _show(frame, [column for column in shown if column in frame.columns], limit=_SHOWN_FINDINGS)
+
+
 def _load(folder: str) -> Snapshot:
     from regaudit.inventory.snapshot import Snapshot
 
@@ -220,6 +290,35 @@ def _result(frame: pd.DataFrame, out: str | None, name: str, columns: list[str])
         return
     click.echo(f"{len(frame):,} tags")
     _show(frame, columns)
+
+
+@main.group()
+def cache() -> None:
+    """See or empty the cache: manifests and image configs that are not read a second time."""
+
+
+@cache.command("show")
+@_cache_folder
+def cache_show(cache_folder: str | None) -> None:
+    """Say where it is, and what it has."""
+    from regaudit.inventory.cache import Cache
+
+    with Cache(cache_folder) as opened:
+        click.echo(f"{clean(opened.path, 400)}: {len(opened):,} documents, {human_bytes(opened.size_bytes)}")
+
+
+@cache.command("clear")
+@_cache_folder
+def cache_clear(cache_folder: str | None) -> None:
+    """Forget everything: the next audit reads it again."""
+    from regaudit.inventory.cache import Cache
+
+    with Cache(cache_folder) as opened:
+        before = opened.size_bytes
+        opened.clear()
+        if not opened.usable:
+            _fail(f"{clean(opened.path, 400)} could not be cleared: delete the file", 1)
+        click.echo(f"{clean(opened.path, 400)}: cleared, {human_bytes(before)} freed")
 
 
 # -- deciding --------------------------------------------------------------------------------
@@ -293,10 +392,13 @@ def approve(plan_file: str, by: str, reason: str) -> None:
 
 @main.command()
 @click.argument("plan_file", metavar="PLAN")
+@click.option("--backup", metavar="DIR", help="Keep whole images there first; what cannot be kept whole stays.")
 @_journal
 @_strict
 @_connection_options
-def apply(plan_file: str, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]) -> None:
+def apply(
+    plan_file: str, backup: str | None, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]
+) -> None:
     """Delete what an approved plan lists. Asks nothing; everything is read again just before.
 
     What has changed since the plan was made is skipped. Every step is recorded first, so that the
@@ -310,29 +412,89 @@ def apply(plan_file: str, journal_path: str | None, strict: bool, connect: Calla
     with connect(approved.registry) as registry:
         cleaner = Cleaner(registry, journal=journal_path)
         with cleaner.journal:
-            done = cleaner.execute(approved, progress=_print_outcome)
+            done = cleaner.execute(approved, progress=_print_outcome, backup=backup)
+            if done.advice:
+                click.echo(f"{done.advice}\nuntil then it can be undone: regaudit undo {done.id}")
             _close(done, cleaner.journal, strict=strict)
-            if done.counts().get("deleted"):
-                click.echo(
-                    f"bytes come back when the registry collects its garbage; until then: regaudit undo {done.id}"
-                )
 
 
 @main.command()
 @click.argument("run", metavar="RUN")
 @click.option("--overwrite", is_flag=True, help="Set tags back even where somebody has set them to something else.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Only this REPOSITORY, REPOSITORY:TAG or DIGEST; may be repeated."
+)
 @_journal
 @_strict
 @_connection_options
-def undo(run: str, overwrite: bool, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]) -> None:
+def undo(
+    run: str,
+    overwrite: bool,
+    only: tuple[str, ...],
+    journal_path: str | None,
+    strict: bool,
+    connect: Callable[[str], Registry],
+) -> None:
     """Put back what a run of `apply` deleted, as long as the registry has not collected its garbage."""
     from regaudit.cleaner.cleaner import Cleaner
 
     with _journal_of(run, journal_path) as journal:
         started = next(entry for entry in journal.entries(run) if entry.event == "started")
         with connect(started.data["registry"]) as registry:
-            done = Cleaner(registry, journal=journal).undo(run, progress=_print_outcome, overwrite=overwrite)
+            done = Cleaner(registry, journal=journal).undo(run, progress=_print_outcome, overwrite=overwrite, only=only)
         _close(done, journal, strict=strict)
+
+
+@main.command("backup")
+@click.argument("plan_file", metavar="PLAN")
+@click.option("--to", "folder", required=True, metavar="DIR", help="A new folder, or one with an earlier backup.")
+@_connection_options
+def backup_plan(plan_file: str, folder: str, connect: Callable[[str], Registry]) -> None:
+    """Keep every image that a plan deletes, whole, as an OCI image layout. Deletes nothing.
+
+    The same command goes on with what is missing. Put images back with `regaudit restore`.
+    """
+    from regaudit.cleaner.backup import back_up
+    from regaudit.cleaner.plan import Plan
+
+    loaded = Plan.load(plan_file)
+    with connect(loaded.registry) as registry:
+        done = back_up(registry, loaded, folder)
+    for kept in done.rows:
+        if not kept.whole:
+            name = " ".join(kept.tags) or kept.digest[:19]
+            click.echo(
+                clean(f"{'absent' if kept.absent else 'not_whole':<20} {kept.repository} {name}  {kept.detail}", 400)
+            )
+    click.echo(done)
+    if not done.ok:
+        _fail("not everything could be kept whole: the lines above say what and why", 1)
+    click.echo(f"put images back with: regaudit restore {folder} {loaded.registry}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+@click.argument("host", metavar="HOST")
+@click.option("--overwrite", is_flag=True, help="Set tags back even where somebody has set them to something else.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Only this REPOSITORY, REPOSITORY:TAG or DIGEST; may be repeated."
+)
+@_journal
+@_connection_options
+def restore(
+    folder: str,
+    host: str,
+    overwrite: bool,
+    only: tuple[str, ...],
+    journal_path: str | None,
+    connect: Callable[[str], Registry],
+) -> None:
+    """Put the images of a backup back, with their tags, also after garbage collection."""
+    from regaudit.cleaner.cleaner import Cleaner
+
+    with connect(host) as registry, Cleaner(registry, journal=journal_path) as cleaner:
+        done = cleaner.restore(folder, only=only, overwrite=overwrite, progress=_print_outcome)
+        _close(done, cleaner.journal, strict=False)
 
 
 def _print_outcome(outcome: Outcome) -> None:
@@ -372,16 +534,29 @@ def journal() -> None:
 
 @journal.command("show")
 @click.argument("host", required=False)
+@click.option("--run", metavar="RUN", help="What became of each row of this run.")
 @_journal
-def journal_show(host: str | None, journal_path: str | None) -> None:
-    """List the runs: when, what kind, who approved, and what became of the rows."""
+def journal_show(host: str | None, run: str | None, journal_path: str | None) -> None:
+    """List the runs: when, what kind, who approved and why, and what became of the rows."""
     from regaudit.cleaner.outcomes import recorded_run
 
     with _open_journal(host, journal_path) as opened:
+        if run is not None:
+            shown = recorded_run(opened, run)
+            click.echo(shown)
+            _show(shown.frame(), ["at", "outcome", "repository", "tags", "digest", "detail"], limit=len(shown.outcomes))
+            return
         for started in opened.runs():
-            approval = started.data.get("approval") or {}
-            who = f" approved by {approval['by']}" if approval else f" undoes {started.data.get('undoes', '')}"
-            click.echo(clean(f"{recorded_run(opened, started.run)},{who}", 400))
+            click.echo(clean(f"{recorded_run(opened, started.run)}, {_purpose(started.data)}", 400))
+
+
+def _purpose(started: dict[str, Any]) -> str:
+    """Return by whom and why a run was begun."""
+    if approval := started.get("approval"):
+        reason = f" ({approval['reason']})" if approval.get("reason") else ""
+        return f"approved by {approval['by']}{reason}"
+    part = f", only {' '.join(started['only'])}" if started.get("only") else ""
+    return f"from {started['backup']}{part}" if "backup" in started else f"undoes {started.get('undoes', '?')}{part}"
 
 
 @journal.command("verify")
@@ -395,12 +570,46 @@ def journal_verify(host: str | None, journal_path: str | None) -> None:
 
 @journal.command("export")
 @click.argument("host", required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    show_default=True,
+    help="jsonl: everything, a line of JSON for each entry. csv: what a spreadsheet can show of it.",
+)
 @_journal
-def journal_export(host: str | None, journal_path: str | None) -> None:
-    """Print every entry as a line of JSON."""
+def journal_export(host: str | None, form: str, journal_path: str | None) -> None:
+    """Print every entry: the audit trail."""
     with _open_journal(host, journal_path) as opened:
+        if form == "csv":
+            click.echo(_csv_line(_EXPORTED))
+            for entry in opened.entries():
+                click.echo(_csv_line(_cells(entry)))
+            return
         for entry in opened.entries():
             click.echo(json.dumps(entry.to_dict(), sort_keys=True))
+
+
+_EXPORTED = (
+    *("number", "at", "run", "event", "kind", "repository", "digest", "tags", "action", "outcome", "detail"),
+    *("approved_by", "approval_reason", "plan_hash", "undoes", "hash"),
+)
+
+
+def _csv_line(cells: Iterable[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+def _cells(entry: Entry) -> list[object]:
+    """Return an entry as a row of the export, safe in a spreadsheet."""
+    approval = entry.data.get("approval") or {}
+    fields = {**entry.data, "approved_by": approval.get("by"), "approval_reason": approval.get("reason")}
+    fields |= {"number": entry.number, "at": entry.at, "run": entry.run, "event": entry.event, "hash": entry.hash}
+    found = [fields.get(name) for name in _EXPORTED]
+    return [csv_guard(" ".join(map(str, cell)) if isinstance(cell, list) else cell) for cell in found]
 
 
 def _open_journal(host: str | None, path: str | None) -> Journal:
@@ -436,7 +645,7 @@ def _demonstrate(registry: Registry, folder: Path, *, progress: bool) -> None:
     from regaudit.inventory.collect import collect
 
     _heading(f"1. See: an audit of the embedded registry {registry.host}")
-    before = collect(registry, progress=progress)
+    before = collect(registry, progress=progress, cache=None)
     click.echo(before)
     before.save(folder / "snapshot")
     page = write_report(before, folder)
@@ -539,7 +748,8 @@ def _cell(column: str, value: Any) -> str:
         return "?"
     if column.endswith("_bytes"):
         return human_bytes(value)
-    return clean(value.strftime("%Y-%m-%d") if hasattr(value, "strftime") else value, 120)
+    form = "%Y-%m-%d %H:%M:%S" if column == "at" else "%Y-%m-%d"
+    return clean(value.strftime(form) if hasattr(value, "strftime") else value, 120)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from regaudit.errors import BadManifest, InvalidReference
@@ -242,6 +243,10 @@ def parse_manifest(raw: bytes, media_type: str = "") -> AnyManifest:
         Not such a document: not JSON, too deep, duplicate keys, both layers and manifests, a size
         outside 0…2^63-1, a type that contradicts itself.
     """
+    return (_parsed_before if len(raw) <= _SHORT else _parsed)(raw, media_type)
+
+
+def _parsed(raw: bytes, media_type: str) -> AnyManifest:
     document = load_json(raw)
     if not isinstance(document, dict):
         raise BadManifest("the manifest is not a JSON object")
@@ -258,6 +263,11 @@ def parse_manifest(raw: bytes, media_type: str = "") -> AnyManifest:
         return _manifest(raw, kind, digest, document)
     except InvalidReference as error:
         raise BadManifest(str(error)) from None
+
+
+# Several tags are on one manifest, and often come one after the other. What is remembered is bounded: these many short ones.
+_SHORT = 16 << 10
+_parsed_before = lru_cache(maxsize=256)(_parsed)
 
 
 def digest_of_document(raw: bytes, document: Any = None) -> Digest:
@@ -342,14 +352,7 @@ def load_json(raw: bytes) -> Any:
     and infinities, numbers of more than 19 digits, nesting beyond 64 levels, lone surrogates.
     """
     try:
-        text = raw.decode("utf-8")
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_int=_bounded_int,
-            parse_float=_bounded_float,
-        )
+        value = _STRICT.decode(raw.decode("utf-8"))
     except BadManifest:
         raise
     except (ValueError, RecursionError) as error:
@@ -357,16 +360,16 @@ def load_json(raw: bytes) -> Any:
         raise BadManifest(f"the document {reason}") from None
     if raw.count(b"{") + raw.count(b"[") > _DEEPEST and _depth(value) > _DEEPEST:
         raise BadManifest(f"the document is nested deeper than {_DEEPEST} levels")
-    if b"\\ud" in raw.lower() and _has_surrogates(value):
+    if b"\\u" in raw and _has_surrogates(value):
         raise BadManifest("the document has half a surrogate pair in a text")
     return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise BadManifest("the document names a key twice, so that two readers may see two values")
-    return fields
+    if len(fields) == len(pairs):
+        return fields
+    raise BadManifest("the document names a key twice, so that two readers may see two values")
 
 
 def _no_constant(name: str) -> Any:
@@ -386,6 +389,12 @@ def _bounded_float(digits: str) -> float:
     if math.isinf(number):
         raise BadManifest("the document has a number beyond all bounds")
     return number
+
+
+# Made once: a decoder costs as much as reading a small document with it.
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_bounded_float, parse_int=_bounded_int
+)
 
 
 def _depth(value: Any) -> int:
@@ -522,8 +531,10 @@ def _descriptor(entry: dict[str, Any]) -> Descriptor:
     digest, size, media_type = entry.get("digest"), entry.get("size"), entry.get("mediaType")
     if not isinstance(digest, str) or not isinstance(media_type, str):
         raise BadManifest("a descriptor has no digest or no mediaType")
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= LARGEST_SIZE:
+    if type(size) is not int or not 0 <= size <= LARGEST_SIZE:
         raise BadManifest(f"a descriptor's size is {clean(size, 40)}: it must be a whole number from 0 to 2^63-1")
+    if len(entry) == 3:
+        return _plain_descriptor(media_type, digest, size)
     platform = entry.get("platform")
     return Descriptor(
         media_type=media_type,
@@ -533,6 +544,12 @@ def _descriptor(entry: dict[str, Any]) -> Descriptor:
         artifact_type=_text(entry, "artifactType"),
         annotations=_texts(entry.get("annotations")),
     )
+
+
+# Images share their layers, so that most descriptors of an audit have been seen before.
+@lru_cache(maxsize=16_384)
+def _plain_descriptor(media_type: str, digest: str, size: int) -> Descriptor:
+    return Descriptor(media_type, Digest(digest), size)
 
 
 def _platform(fields: dict[str, Any]) -> Platform | None:

@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from regaudit.inventory.snapshot import Document, Documents, Snapshot
+from regaudit.inventory.documents import Document, Documents
+from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.tables import columns_of
 from regaudit.manifest import (
     LARGEST_SIZE,

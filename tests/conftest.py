@@ -23,9 +23,11 @@ from typing import Any
 import pytest
 from docker_registry import PROGRAM, DockerRegistry, push
 from door import Door, serving
+from drivers import BULK_DRIVERS, DRIVERS, through_bulk
 from hostile import Decoy, Hostile
 from hypothesis import HealthCheck, settings
 
+from regaudit.client import bulk
 from regaudit.client.registry import Registry
 from regaudit.sandbox.sample import Sample, sample_images
 from regaudit.sandbox.server import Sandbox
@@ -143,6 +145,31 @@ def _is_number(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@pytest.fixture
+def every_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let progress be told after every result, not ten times a second."""
+    monkeypatch.setattr("regaudit.inventory.progress.SECONDS_BETWEEN_CALLS", 0.0)
+
+
+# -- drivers ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=DRIVERS)
+def each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once for each driver: `Registry.run`, and so every method of the doors, goes through it."""
+    if request.param != "blocking":
+        monkeypatch.setattr(Registry, "run", through_bulk)
+    return str(request.param)
+
+
+@pytest.fixture(params=BULK_DRIVERS)
+def each_bulk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once for each way to run many conversations at once, which `Registry` takes by itself."""
+    chosen = bulk.choose_driver
+    monkeypatch.setattr(bulk, "choose_driver", lambda name: chosen(name or request.param))
+    return str(request.param)
 
 
 # -- registries ------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pandas as pd
 from regaudit.analysis.footprint import Holders
 from regaudit.analysis.graph import Edges, RepositoryGraph
 from regaudit.cleaner.decide import Decided
+from regaudit.cleaner.lists import list_rows, lists
 from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, REFUSALS, Candidate, PlanOptions, PlanRow
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import Digest, attached_tag, split_attached_tag
@@ -37,6 +38,7 @@ def plain_decision(snapshot, candidates, options) -> Decided:
         rows += going
         refused += staying
     rows, total, lower_bound = _with_bytes(snapshot, rows)
+    rows += list_rows(graph, [row.to_dict() for row in rows])
     touched = sorted({row.repository for row in rows})
     state = {name: dict(sorted(graph.repository(name).tags.items())) for name in touched}
     return Decided(tuple(rows), tuple(refused), state, total, lower_bound, upper_bound=not snapshot.whole)
@@ -79,7 +81,8 @@ def _held(
     graph: RepositoryGraph, digest: str, going: AbstractSet[str], chosen: set[str], tags: set[str], options: PlanOptions
 ) -> tuple[str, str] | None:
     """Return who holds a digest, given what else goes: an index that stays, or a tag that stays."""
-    if parent := next((p for p in graph.parents.get(digest, ()) if p not in going), None):
+    parents = (p for p in graph.parents.get(digest, ()) if p not in going)
+    if parent := next((p for p in parents if not lists(graph, p, digest, options)), None):
         return "child_of_kept_index", _name(graph, parent)
     if digest not in options.include or digest not in chosen:
         kept = [

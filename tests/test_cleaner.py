@@ -109,7 +109,10 @@ class Shop:
         return self.cleaner.execute(made, **options)
 
     def deletes(self):
-        return [path for method, path, _ in self.sandbox.requests if method == "DELETE"]
+        """Return what was asked to go, the probe apart."""
+        probed = {e.data[name] for e in self.journal.entries() if e.event == "probed" for name in ("digest", "tag")}
+        asked = [path for method, path, _ in self.sandbox.requests if method == "DELETE"]
+        return [path for path in asked if path.rpartition("/")[2] not in probed]
 
     def close(self):
         self.journal.close()
@@ -225,6 +228,7 @@ def test_the_intent_with_the_bytes_is_on_the_disk_before_each_delete(shop, monke
     def watched(repository, reference):
         with Journal(shop.journal.path) as reader:
             seen.append(reader.manifest(reference))
+        seen[:] = filter(None, seen)  # the probe comes before any intent
         return remove(repository, reference)
 
     expected = shop.store.manifest(APP, old)
@@ -240,7 +244,7 @@ def test_progress_hears_each_outcome_and_the_run_is_what_the_journal_says(shop):
     assert [o.key for o in heard] == [o.key for o in run.outcomes] == [row.key for row in made.rows]
     assert shop.cleaner.last_run(made) == run == shop.cleaner.run(run.id)
     assert list(run.frame()["outcome"]) == ["deleted"] * 5
-    assert shop.journal.verify() == 2 + 2 * 5
+    assert shop.journal.verify() == 3 + 2 * 5
 
 
 def selected(whole, *tags):
@@ -433,9 +437,13 @@ class Front:
     def __init__(self, hostile, sandbox):
         self._sandbox, self.on_delete, self.gets_after = sandbox, None, None
         self.host, self.deletes, self.sent = hostile.host, [], 0
+        self._ever = set()
         hostile.on("*", self._answer)
 
     def _answer(self, seen):
+        self._ever |= set(self._sandbox.store.digests(APP))
+        if seen.method == "DELETE" and seen.path.rpartition("/")[2] not in self._ever:
+            return self.forward(seen)  # the probe, which asks for what was never there
         if seen.method != "DELETE":
             return self.gets_after(seen, self.forward) if self.deletes and self.gets_after else self.forward(seen)
         self.deletes.append(seen.path)
@@ -617,15 +625,16 @@ def test_a_tag_that_cannot_be_read_again_keeps_its_repository(front):
 # -- registries that refuse ------------------------------------------------------------------
 
 
-def test_where_deletion_is_disabled_exactly_one_delete_is_sent(tmp_path):
+def test_where_deletion_is_disabled_nothing_is_asked_to_go_and_it_says_how_to_enable_it(tmp_path):
     with opened(tmp_path, deletion=False) as shop:
         for name in ("a", "b", "c"):
             image(shop.store, APP, name, name)
         image(shop.store, WEB, "w", "w")
         image(shop.store, WEB, "k", "k")
         run = shop.execute(shop.plan("a", "b", "c", f"{WEB}:w"))
-        assert len(shop.deletes()) == 1
+        assert shop.deletes() == []
         assert run.counts() == {"disabled": 1}
+        assert "REGISTRY_STORAGE_DELETE_ENABLED" in run.outcomes[0].detail
         assert run.stopped
         assert not run.ok
 
@@ -658,12 +667,12 @@ def test_only_the_tag_goes_and_undo_sets_it_again(shop):
     assert content(shop.store) == before
 
 
-def test_where_tags_cannot_be_deleted_it_is_tried_once_and_said(tmp_path):
+def test_where_tags_cannot_be_deleted_none_is_asked_to_go_and_it_is_said(tmp_path):
     with opened(tmp_path, tag_deletion=False) as shop:
         image(shop.store, APP, "old", "1", "2", "latest")
         run = shop.execute(shop.plan("1", "2", untag=True))
         assert run.counts() == {"refused_by_registry": 2}
-        assert len(shop.deletes()) == 1
+        assert shop.deletes() == []
 
 
 def test_a_registry_that_deletes_the_manifest_with_its_tag_is_stopped_after_one_and_undone(shop, monkeypatch):
@@ -672,7 +681,7 @@ def test_a_registry_that_deletes_the_manifest_with_its_tag_is_stopped_after_one_
     before = content(shop.store)
     made = shop.plan("a-old", "b-old", untag=True)
     remove = shop.store.delete_manifest
-    monkeypatch.setattr(shop.store, "delete_manifest", lambda r, tag: remove(r, shop.store.tags(r)[tag]))
+    monkeypatch.setattr(shop.store, "delete_manifest", lambda r, tag: remove(r, shop.store.tags(r).get(tag, tag)))
     run = shop.execute(made)
     assert [o.outcome for o in run.outcomes if o.key == f"{APP}:a-old"] == ["lost"]
     assert len(shop.deletes()) == 1
@@ -815,7 +824,7 @@ def test_once_stop_is_set_no_further_deletion_is_begun(shop):
     assert words(run) == {"a": "deleted"}
     assert run.stopped
     assert not run.ok
-    assert shop.execute(made).counts() == {"already_absent": 1, "deleted": 2}
+    assert shop.execute(made).counts() == {"deleted_before": 1, "deleted": 2}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -823,16 +832,16 @@ def test_an_interrupt_is_recorded_and_the_row_under_way_is_unknown(shop, monkeyp
     for name in ("a", "b"):
         image(shop.store, APP, name, name)
     made = shop.plan("a", "b")
-    alive, delete = execution._alive, execution.write.delete_manifest
+    alive, request = execution._alive, execution.Execution._request
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((execution.write, "delete_manifest") if when == "before" else (execution, "_alive")), interrupt)
+        patch.setattr(*((execution.Execution, "_request") if when == "before" else (execution, "_alive")), interrupt)
         run = shop.execute(made)
-    assert (execution._alive, execution.write.delete_manifest) == (alive, delete)
+    assert (execution._alive, execution.Execution._request) == (alive, request)
     assert words(run) == {"a": "unknown"}
     assert run.stopped
     again = shop.execute(made)
@@ -902,7 +911,7 @@ def test_after_a_kill_the_same_plan_finishes_the_work_and_loses_nothing_else(sho
     assert first.stopped
     second = shop.execute(made)
     assert not second.stopped
-    assert set(second.counts()) <= {"deleted", "already_absent", "deleted_unconfirmed"}
+    assert set(second.counts()) <= {"deleted", "deleted_before", "deleted_unconfirmed"}
     assert set(before[APP][1]) - set(shop.store.digests(APP)) == set(going)
     for run in (second, first):  # together they know everything that is needed
         assert shop.cleaner.undo(run).ok

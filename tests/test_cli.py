@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from regaudit.cli import main
 from regaudit.client.registry import Registry
+from regaudit.inventory.snapshot import FORMAT
 from regaudit.inventory.tables import TABLES, columns_of
 from regaudit.sandbox.server import Sandbox
 
@@ -95,8 +96,7 @@ def test_what_was_applied_can_be_undone_by_the_name_of_its_run(shell, served):
     applied = shell("apply", "plan.json")
     assert applied.exit_code == 0, applied.output
     assert contents(served) != before
-    run = next(line for line in applied.output.splitlines() if line.startswith("delete ")).split()[1].rstrip(":")
-    undone = shell("undo", run)
+    undone = shell("undo", run_of(applied))
     assert undone.exit_code == 0, undone.output
     assert contents(served) == before
 
@@ -111,6 +111,59 @@ def test_the_journal_names_runs_and_approvals_and_verifies(shell, served):
     lines = [json.loads(line) for line in shell("journal", "export", served.host).output.splitlines()]
     assert lines[0]["event"] == "started"
     assert lines[0]["data"]["approval"]["reason"] == "full disk"
+    assert "(full disk)" in shown
+    rows = shell("journal", "show", served.host, "--run", lines[0]["run"]).output
+    assert "legacy/billing" in rows
+    assert "outcome" in rows
+
+
+def test_the_audit_trail_comes_as_csv_too_safe_in_a_spreadsheet(shell, served):
+    approved_plan(shell, served)
+    shell("approve", "plan.json", "--by", "=cmd()", "--reason", "full disk")
+    shell("apply", "plan.json")
+    text = shell("journal", "export", served.host, "--format", "csv").output
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["event"] for row in rows][:3] == ["started", "probed", "intent"]
+    assert rows[0]["approved_by"] == "'=cmd()"
+    gone = {(row["repository"], row["digest"]) for row in rows if row["outcome"] == "deleted"}
+    assert ("legacy/billing", next(r["digest"] for r in rows if r["repository"] == "legacy/billing")) in gone
+    count = len(shell("journal", "export", served.host, "--format", "jsonl").output.splitlines())
+    assert len(rows) == count
+    assert len({row["hash"] for row in rows}) == count
+
+
+def test_one_tag_of_a_run_comes_back(shell, served):
+    before = contents(served)
+    approved_plan(shell, served)
+    run = run_of(shell("apply", "plan.json"))
+    undone = shell("undo", run, "--only", "legacy/billing:0.4.0")
+    assert undone.exit_code == 0, undone.output
+    assert contents(served)["legacy/billing"]["0.4.0"] == before["legacy/billing"]["0.4.0"]
+    assert contents(served) != before
+    assert "REPOSITORY:TAG" in sentence(shell("undo", run, "--only", "nosuch"), 2)
+
+
+def run_of(applied):
+    return next(line for line in applied.output.splitlines() if line.startswith("delete ")).split()[1].rstrip(":")
+
+
+def test_apply_with_a_backup_and_restore_bring_everything_back_after_garbage_collection(shell, served):
+    before = contents(served)
+    approved_plan(shell, served)
+    kept = shell("backup", "plan.json", "--to", "kept")
+    assert kept.exit_code == 0, kept.output
+    assert f"regaudit restore kept {served.host}" in kept.output
+    assert contents(served) == before
+    applied = shell("apply", "plan.json", "--backup", "kept")
+    assert applied.exit_code == 0, applied.output
+    assert "garbage" in applied.output
+    served.store.collect_garbage()
+    assert shell("undo", run_of(applied)).exit_code == 1
+    restored = shell("restore", "kept", served.host)
+    assert restored.exit_code == 0, restored.output
+    assert contents(served) == before
+    assert "from kept" in shell("journal", "show", served.host).output
+    assert "it has" in sentence(shell("restore", "kept", served.host, "--only", "nosuch"), 2)
 
 
 def test_applying_the_same_plan_again_deletes_nothing_more(shell, served):
@@ -119,7 +172,7 @@ def test_applying_the_same_plan_again_deletes_nothing_more(shell, served):
     sent = len(deletions(served))
     again = shell("apply", "plan.json")
     assert again.exit_code == 0
-    assert "already_absent" in again.output
+    assert "deleted_before" in again.output
     assert len(deletions(served)) == sent
 
 
@@ -147,6 +200,44 @@ def test_a_report_is_written_and_named(shell, served, tmp_path):
     shell("audit", served.host, "--out", "audit", "-q")
     assert "report/index.html" in shell("report", "audit/snapshot").output
     assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_two_audits_are_compared_and_the_difference_written(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "before", "-q")
+    with Registry(served.host) as registry:
+        charts = registry.repository("charts/checkout")
+        charts.delete_manifest(charts.manifest("0.8.0").digest)
+    shell("audit", served.host, "--out", "after", "-q")
+    shown = shell("diff", "before/snapshot", "after/snapshot")
+    assert shown.exit_code == 0
+    assert "1 gone" in shown.output
+    assert "charts/checkout  0.8.0  gone" in shown.output
+    assert shell("diff", "before/snapshot", "after/snapshot", "--out", "changes", "--strict").exit_code == 0
+    assert {path.name for path in (tmp_path / "changes").iterdir()} == {
+        "changed_tags.csv",
+        "changed_manifests.csv",
+        "growth.csv",
+        "unread.csv",
+    }
+    assert "the earlier one first" in sentence(shell("diff", "after/snapshot", "before/snapshot"), 2)
+
+
+def test_a_difference_in_which_something_is_unknown_is_a_failure_where_strict(shell, served):
+    shell("audit", f"{served.host}/charts/*", "--out", "before", "-q")
+    shell("audit", served.host, "--out", "after", "-q")
+    assert shell("diff", "before/snapshot", "after/snapshot").exit_code == 0
+    assert "not everything was read" in sentence(shell("diff", "before/snapshot", "after/snapshot", "--strict"), 1)
+
+
+def test_every_finding_is_listed_or_written(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "audit", "-q")
+    listed = shell("findings", "audit/snapshot", "--label", "org.example.team")
+    assert listed.exit_code == 0
+    assert "its manifest is gone" in listed.output
+    assert "without org.example.team" in listed.output
+    assert shell("findings", "audit/snapshot", "--out", "found").exit_code == 0
+    names = "broken_tags largest_images largest_layers missing_labels naming_streams orphaned_signatures"
+    assert sorted(path.stem for path in (tmp_path / "found").iterdir()) == names.split()
 
 
 # -- bad input -------------------------------------------------------------------------------
@@ -199,7 +290,7 @@ def test_a_wrong_password_is_said_and_never_shown(shell, auth):
 def test_a_snapshot_of_another_version_is_refused(shell, served, tmp_path):
     shell("audit", served.host, "--out", "audit", "-q")
     header = tmp_path / "audit" / "snapshot" / "snapshot.json"
-    header.write_text(header.read_text().replace("regaudit-snapshot/2", "regaudit-snapshot/99"))
+    header.write_text(header.read_text().replace(FORMAT, "regaudit-snapshot/99"))
     assert "regaudit-snapshot/99" in sentence(shell("report", "audit/snapshot"), 1)
 
 

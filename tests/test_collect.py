@@ -1,5 +1,6 @@
 """collect() reads everything once, goes on past what it cannot read, and says what that was."""
 
+import itertools
 import json
 
 import pandas as pd
@@ -11,7 +12,7 @@ from regaudit.client import v2
 from regaudit.client.registry import Registry
 from regaudit.errors import AuthenticationFailed, InvalidReference, NotARegistry, Unreachable, UsageError
 from regaudit.inventory.collect import collect
-from regaudit.inventory.reading import Progress
+from regaudit.inventory.progress import Progress, in_words
 from regaudit.manifest import DOCKER_CONFIG, OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, SCHEMA1_SIGNED
 from regaudit.reference import Digest, attached_tag
 from regaudit.sandbox.app import Application, Reply
@@ -33,7 +34,7 @@ def door(empty):
 
 
 def read(door, *patterns, **options):
-    return collect(door, *patterns, progress=False, **options)
+    return collect(door, *patterns, progress=False, **{"cache": None, **options})
 
 
 def dump(document):
@@ -410,11 +411,11 @@ def test_how_a_manifest_was_found_does_not_depend_on_which_answer_came_first(emp
 
     image(empty.store, APP, "a", "1")
     manifest = door.repository(APP).manifest("1")
-    reading = ReadingV2(door, Selection((), ()), referrers=False, keep=True, head_first=False)
+    reading = ReadingV2(door, Selection((), ()), referrers=False, head_first=False)
     with door.bulk() as bulk:
         for way in order:
             reading._meet(bulk, APP, manifest, way, 0)
-    assert reading.found[APP, manifest.digest].discovered_by == "tag"
+    assert reading.found.tables()["manifests"]["discovered_by"].tolist() == ["tag"]
 
 
 def test_aliases_share_a_digest_and_are_counted(empty, door):
@@ -493,7 +494,7 @@ def test_a_docker_config_is_read_as_an_oci_one(empty, door):
 # -- interrupts and progress -----------------------------------------------------------------
 
 
-def test_progress_is_told_after_each_result_and_ends_at_the_whole(sample_registry):
+def test_progress_is_told_and_ends_at_the_whole(sample_registry, every_result):
     seen = []
     snapshot = collect(sample_registry, "shop/**", "archive/*", progress=seen.append)
     assert all(isinstance(state, Progress) for state in seen)
@@ -502,6 +503,37 @@ def test_progress_is_told_after_each_result_and_ends_at_the_whole(sample_registr
     assert last.repositories_done == last.repositories_total == 3
     assert [s.tags_done for s in seen] == sorted(s.tags_done for s in seen)
     assert all(0 <= s.repositories_done <= s.repositories_total for s in seen)
+
+
+def test_progress_counts_requests_and_bytes_and_knows_the_time_left_at_the_end(sandbox, registry, every_result):
+    seen = []
+    snapshot = collect(registry, progress=seen.append, cache=None)
+    last = seen[-1]
+    assert last.requests == sum(snapshot.requests.values()) - snapshot.requests["ping"]
+    assert last.received_bytes > sum(len(document.raw) for document in snapshot.documents.values())
+    assert last.remaining_seconds == 0
+    assert last.requests_per_second > 0
+    assert all(0 <= s.in_flight <= s.limit for s in seen)
+    assert seen[0].remaining_seconds is None
+
+
+def test_progress_is_told_at_most_ten_times_a_second_and_at_the_end(registry):
+    seen = []
+    collect(registry, progress=seen.append, cache=None)
+    times = [state.elapsed_seconds for state in seen]
+    assert all(after - before > 0.09 for before, after in itertools.pairwise(times[:-1]))
+    assert seen[-1].tags_done == seen[-1].tags_total > len(seen)
+
+
+def test_a_registry_that_asks_to_wait_is_seen_to_while_nothing_arrives(sandbox, registry):
+    sandbox.faults.add(path="/v2/charts/checkout/tags/list", status=429, retry_after=1, times=1)
+    seen = []
+    assert collect(registry, "charts/checkout", progress=seen.append, cache=None).complete
+    waits = [state.waiting_seconds for state in seen if state.waiting_seconds]
+    assert len(waits) >= 2
+    assert waits == sorted(waits, reverse=True)
+    assert "asks to wait 1 s" in in_words(next(state for state in seen if state.waiting_seconds > 0.5))
+    assert "in flight" in in_words(seen[-1])
 
 
 def test_a_bar_is_shown_on_stderr_and_nothing_of_the_registry_is_in_it(sample_registry, capsys):
@@ -513,7 +545,7 @@ def test_a_bar_is_shown_on_stderr_and_nothing_of_the_registry_is_in_it(sample_re
 
 
 @pytest.mark.parametrize("results", [1, 2, 3, 5, 20, 60, 150])
-def test_an_interrupt_keeps_what_was_read_and_lets_nothing_unread_be_deleted(sample_sandbox, results):
+def test_an_interrupt_keeps_what_was_read_and_lets_nothing_unread_be_deleted(sample_sandbox, results, every_result):
     left = [results]
 
     def interrupt(_):

@@ -19,7 +19,7 @@ from regaudit.cli import main
 from regaudit.client.registry import Registry
 from regaudit.errors import AuthenticationFailed
 from regaudit.inventory.collect import collect
-from regaudit.inventory.reading import Progress
+from regaudit.inventory.progress import Progress
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.tables import TABLES, check
 from regaudit.sandbox.server import Sandbox

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hostile import PUBLIC, Talk, answer, session, talk
 from hypothesis import given
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 
 from regaudit.client.exchange import (
     Headers,
+    HeaderText,
     Once,
+    Pause,
     Request,
     Response,
     RetryPolicy,
@@ -21,6 +25,7 @@ from regaudit.client.exchange import (
     resolve,
     send,
 )
+from regaudit.client.rates import RateLimit, rate_limit
 from regaudit.errors import (
     AccessDenied,
     AddressRefused,
@@ -405,3 +410,88 @@ def test_every_registry_error_is_thrown_into_the_conversation():
 
     error, _ = talk(conversation(), NotFound("gone"))
     assert isinstance(error, NotFound)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abX-", min_size=1, max_size=3),
+            st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f\x85\xa0"), max_size=5),
+        )
+    ),
+    st.text("abx-", min_size=1, max_size=3),
+)
+def test_headers_that_are_read_when_they_are_asked_for_are_those_that_were_read_at_once(fields, name):
+    parsed = Headers((own, value.strip()) for own, value in fields)
+    text = HeaderText("".join(f"{own}: {value}\r\n" for own, value in fields))
+    assert (text.pairs, len(text), list(text)) == (parsed.pairs, len(parsed), list(parsed))
+    for asked in {name, *parsed}:
+        assert text.get(asked.upper()) == parsed.get(asked.upper())
+        assert (asked in text, text.all(asked)) == (asked in parsed, parsed.all(asked))
+        if asked in parsed:
+            assert text[asked] == parsed[asked]
+
+
+# -- what a registry says of its limit -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, None),
+        ({"RateLimit-Limit": "100"}, None),
+        ({"RateLimit-Remaining": "many"}, None),
+        ({"RateLimit-Remaining": "-1"}, None),
+        ({"RateLimit-Remaining": "7"}, RateLimit(None, 7)),
+        (
+            {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "76;w=21600"},
+            RateLimit(100, 76, window_seconds=21600.0),
+        ),
+        (
+            {"RateLimit-Limit": "10, 10;w=1, 50;w=60", "RateLimit-Remaining": "9", "RateLimit-Reset": "30"},
+            RateLimit(10, 9, 30.0),
+        ),
+        ({"RateLimit": '"default";r=50;t=30'}, RateLimit(None, 50, 30.0)),
+        (
+            {
+                "RateLimit": '"day";r=900;t=9, "minute";r=2;t=5',
+                "RateLimit-Policy": '"day";q=1000;w=86400, "minute";q=10;w=60',
+            },
+            RateLimit(10, 2, 5.0, 60.0),
+        ),
+        ({"RateLimit": "nonsense", "RateLimit-Remaining": "3"}, RateLimit(None, 3)),
+        ({"RateLimit-Remaining": "9" * 400, "RateLimit-Reset": "9" * 400}, RateLimit(None, 10**12 - 1, 1e12 - 1)),
+    ],
+)
+def test_the_fields_of_a_rate_limit_are_read_in_each_of_their_ways(fields, expected):
+    assert rate_limit(Headers(fields.items())) == expected
+
+
+@pytest.mark.parametrize(("reset", "pauses"), [("30", [30.0]), ("61", []), ("0", []), (None, [])])
+def test_where_nothing_is_left_all_wait_for_a_minute_at_most(reset, pauses):
+    fields = {"RateLimit-Remaining": "0"} | ({} if reset is None else {"RateLimit-Reset": reset})
+    steps = list(stepped(send(own := session(), Request("GET", own.base + "/v2/", "ping")), answer(headers=fields)))
+    assert [step.seconds for step in steps if isinstance(step, Pause)] == pauses
+    assert own.rate_limit == RateLimit(None, 0, None if reset is None else float(reset))
+
+
+def test_what_another_host_says_of_its_limit_is_its_own_business():
+    own = session()
+    steps = stepped(
+        send(own, Request("GET", "https://auth.example/token", "token")),
+        answer(headers={"RateLimit-Remaining": "0", "RateLimit-Reset": "30"}),
+    )
+    assert not any(isinstance(step, Pause) for step in steps)
+    assert own.rate_limit is None
+
+
+def stepped(conversation, response):
+    """Yield what a conversation asks for, giving it the response for each request."""
+    step = next(conversation)
+    while True:
+        yield step
+        value = replace(response, url=step.url) if isinstance(step, Request) else None
+        try:
+            step = conversation.send(value)
+        except StopIteration:
+            return

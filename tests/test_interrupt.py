@@ -110,6 +110,7 @@ def test_ctrl_c_on_the_command_line_writes_what_was_read_and_marks_it_incomplete
     assert snapshot.unread == {"team/app"}
 
 
+@pytest.mark.usefixtures("each_bulk")
 def test_a_second_reading_after_an_interrupted_one_is_whole(stalling):
     """The interrupt must not leave the registry object in a state in which nothing can be read any more."""
     from regaudit.client.registry import Registry

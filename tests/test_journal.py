@@ -14,6 +14,8 @@ from regaudit.reference import Digest
 
 RAW = b'{"schemaVersion": 2}'
 DIGEST = Digest.of(RAW)
+CONFIG = b'{"os": "linux"}'
+CONFIG_DIGEST = Digest.of(CONFIG)
 
 
 @pytest.fixture
@@ -24,7 +26,15 @@ def path(tmp_path):
 def written(path):
     with Journal(path) as journal:
         journal.record("run-1", "started", kind="delete", rows=[])
-        journal.record_intent("run-1", "app@x", digest=DIGEST, media_type="application/json", raw=RAW, tags=["1.0"])
+        journal.record_intent(
+            "run-1",
+            "app@x",
+            digest=DIGEST,
+            media_type="application/json",
+            raw=RAW,
+            config=(CONFIG_DIGEST, CONFIG),
+            tags=["1.0"],
+        )
         journal.record("run-1", "outcome", "app@x", outcome="deleted")
         journal.record("run-1", "finished", stopped=False)
     return path
@@ -41,6 +51,8 @@ def test_a_journal_makes_its_folder_and_reads_back_what_was_recorded(path):
     with Journal(written(path)) as journal:
         assert [entry.event for entry in journal.entries("run-1")] == ["started", "intent", "outcome", "finished"]
         assert journal.manifest(DIGEST) == ("application/json", RAW)
+        assert journal.config(CONFIG_DIGEST) == CONFIG
+        assert journal.config(DIGEST) is None
         assert journal.last("run-1", "app@x", "intent").data["tags"] == ["1.0"]
         assert journal.last("run-2", "app@x", "intent") is None
         assert [entry.run for entry in journal.runs()] == ["run-1"]
@@ -89,6 +101,9 @@ def test_an_entry_put_in_is_found(path):
         "UPDATE manifests SET raw = 'text'",
         "UPDATE manifests SET digest = 'md5:00'",
         "DELETE FROM manifests",
+        "UPDATE configs SET raw = x'00'",
+        "UPDATE configs SET digest = 'md5:00'",
+        "DELETE FROM configs",
         "DELETE FROM meta WHERE key = 'newest'",
     ],
 )
@@ -111,10 +126,10 @@ def test_a_journal_without_its_newest_mark_is_not_written_to(path):
 
 
 def test_another_version_is_refused_and_said(path):
-    tamper(written(path), "UPDATE meta SET value = 'regaudit-journal/2' WHERE key = 'format'")
-    with pytest.raises(JournalError, match="regaudit-journal/2"):
+    tamper(written(path), "UPDATE meta SET value = 'regaudit-journal/1' WHERE key = 'format'")
+    with pytest.raises(JournalError, match=r"regaudit-journal/1.*--journal"):
         Journal(path)
-    assert FORMAT == "regaudit-journal/1"
+    assert FORMAT == "regaudit-journal/2"
 
 
 def test_a_file_that_is_no_database_is_refused_with_what_to_do(path):

@@ -20,6 +20,8 @@ from regaudit.errors import AccessDenied, NotARegistry, Unreachable, UsageError
 PING = "GET /v2/"
 CANARY = "pr0xy-canary"
 
+pytestmark = pytest.mark.usefixtures("each_driver")
+
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):

@@ -237,7 +237,7 @@ def audited(guarded, sample, tmp_path):
 
 @pytest.mark.parametrize("says_expiry", [True, False])
 def test_an_audit_whose_tokens_end_in_the_middle_reads_what_one_without_a_login_reads(
-    guarded, tokens, audited, says_expiry
+    guarded, tokens, audited, says_expiry, every_result
 ):
     tokens.life, tokens.says_expiry = 1.2, says_expiry
     tokens.asked.clear()
@@ -249,7 +249,7 @@ def test_an_audit_whose_tokens_end_in_the_middle_reads_what_one_without_a_login_
             until_refused(guarded, ended[0])
 
     with alice(guarded) as registry:
-        read = collect(registry, *AUDITED, progress=wait_for_the_end)
+        read = collect(registry, *AUDITED, progress=wait_for_the_end, cache=None)
     assert ended
     assert read.complete
     assert tables(read) == tables(audited)
@@ -339,7 +339,7 @@ def test_a_right_to_read_is_no_right_to_delete_and_the_run_stops_before_the_seco
         assert run.counts() == {"denied": 1}
         deletions = [scope for scope in scopes(tokens) if not scope.endswith(":pull")]
         assert len(deletions) == len(set(deletions)) <= 4, "each scope was asked for once"
-        assert registry.session.counts["delete"] <= 5
+        assert registry.session.counts["delete"] <= 6, "five by the probe, which climbs, and one by the deletion"
         with pytest.raises(AccessDenied, match="ask for the right"):
             registry.repository("old/app3").delete_manifest(made.rows[-1].digest)
         assert registry.repository("old/app3").tags() == ["v1"], "reading goes on"

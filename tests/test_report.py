@@ -15,7 +15,15 @@ from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.tables import TABLES
 
-FILES = {f"{name}.csv" for name in (*TABLES, "footprint", "stale", "duplicates")} | {"index.html", "plots"}
+FINDINGS = (
+    "broken_tags",
+    "orphaned_signatures",
+    "largest_layers",
+    "largest_images",
+    "missing_labels",
+    "naming_streams",
+)
+FILES = {f"{name}.csv" for name in (*TABLES, "footprint", "stale", "duplicates", *FINDINGS)} | {"index.html", "plots"}
 EVIL = "=1+1'\"><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;\u202e{0}"
 
 

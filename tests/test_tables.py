@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from regaudit.errors import SnapshotError, UsageError
-from regaudit.inventory.snapshot import Document, Documents, Snapshot
+from regaudit.inventory.documents import Document, Documents
+from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.spreadsheet import write_csv
 from regaudit.inventory.tables import (
     KINDS,

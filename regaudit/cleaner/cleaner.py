@@ -8,10 +8,12 @@ them in `regaudit.cleaner.outcomes`.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from regaudit.cleaner.backup import Backup, KeptReport, Restoring, back_up
 from regaudit.cleaner.execution import Execution
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import Report, Run, recorded_run
@@ -45,7 +47,14 @@ class Cleaner:
         else:
             self.journal = Journal(journal if journal is not None else Journal.default_path(registry.host))
 
-    def execute(self, plan: Plan, *, progress: Report | None = None, stop: threading.Event | None = None) -> Run:
+    def execute(
+        self,
+        plan: Plan,
+        *,
+        progress: Report | None = None,
+        stop: threading.Event | None = None,
+        backup: str | Path | None = None,
+    ) -> Run:
         """Delete what an approved plan lists, row by row, and return what became of each.
 
         Parameters
@@ -56,6 +65,8 @@ class Cleaner:
             Is given each `Outcome` as it comes.
         stop : threading.Event, optional
             Once set, no further deletion is begun.
+        backup : path, optional
+            Keep whole images in this folder first, as `backup` does; what cannot be kept whole is skipped.
 
         Raises
         ------
@@ -65,13 +76,65 @@ class Cleaner:
             The journal cannot be written, or another run has it. Nothing was deleted then.
         """
         plan.check()
-        if plan.registry != self.registry.host:
-            raise PlanError(
-                f"the plan is for {clean(plan.registry, 120)}, and this is {clean(self.registry.host, 120)}: "
-                "use it with its own registry, or make a plan of this one"
-            )
+        self._check_registry(plan)
         with self.journal.locked():
-            return Execution(self.registry, self.journal, plan, progress, stop).run()
+            kept = None if backup is None else back_up(self.registry, plan, backup, stop=stop)
+            return Execution(
+                self.registry,
+                self.journal,
+                plan,
+                progress,
+                stop,
+                backup="" if kept is None else str(kept.folder),
+                withheld=None if kept is None else kept.withheld(),
+            ).run()
+
+    def backup(
+        self,
+        plan: Plan,
+        folder: str | Path,
+        *,
+        progress: KeptReport | None = None,
+        stop: threading.Event | None = None,
+    ) -> Backup:
+        """Keep every image that a plan deletes, whole, in a folder: an OCI image layout. Deletes nothing.
+
+        Called again, it goes on with what is missing. The plan needs no approval for it.
+
+        Raises
+        ------
+        UsageError
+            The folder is something else than such a layout, or its disk has not enough room.
+        """
+        self._check_registry(plan)
+        return back_up(self.registry, plan, folder, progress=progress, stop=stop)
+
+    def restore(
+        self,
+        folder: str | Path,
+        *,
+        only: str | Iterable[str] = (),
+        overwrite: bool = False,
+        progress: Report | None = None,
+        stop: threading.Event | None = None,
+    ) -> Run:
+        """Put the images of a backup back, with their tags, also after garbage collection.
+
+        Parameters
+        ----------
+        only : str or iterable of str
+            Only these: a ``repository``, a tag ``repository:tag``, a digest.
+        overwrite : bool
+            Set tags back even where somebody has set them to something else since.
+
+        Raises
+        ------
+        UsageError
+            The folder is no backup, or has nothing of a name in `only`.
+        """
+        names = (only,) if isinstance(only, str) else tuple(only)
+        with self.journal.locked():
+            return Restoring(self.registry, self.journal, folder, progress, stop, overwrite=overwrite, only=names).run()
 
     def undo(
         self,
@@ -80,20 +143,32 @@ class Cleaner:
         progress: Report | None = None,
         stop: threading.Event | None = None,
         overwrite: bool = False,
+        only: str | Iterable[str] = (),
     ) -> Run:
         """Put back what a run deleted: manifests byte for byte, children first, then their tags.
 
-        Possible as long as the registry has not collected its garbage. A tag that somebody has set
-        to something else since stays as it is, unless `overwrite`.
+        Possible as long as the registry has not collected its garbage.
+
+        Parameters
+        ----------
+        overwrite : bool
+            Set tags back even where somebody has set them to something else since.
+        only : str or iterable of str
+            Put back only these: a ``repository``, a tag ``repository:tag``, a digest. What they need
+            comes with them (an index's children, a signature's subject), and so do the signatures
+            that went along with them.
 
         Raises
         ------
         JournalError
             The journal does not know the run.
+        UsageError
+            The run deleted nothing of a name in `only`.
         """
         name = run if isinstance(run, str) else run.id
+        names = (only,) if isinstance(only, str) else tuple(only)
         with self.journal.locked():
-            return Restoration(self.registry, self.journal, name, progress, stop, overwrite=overwrite).run()
+            return Restoration(self.registry, self.journal, name, progress, stop, overwrite=overwrite, only=names).run()
 
     def run(self, name: str) -> Run:
         """Return a run as the journal has it; raises `JournalError` where it does not know it."""
@@ -109,6 +184,13 @@ class Cleaner:
             if _executed(started.data, plan, keys):
                 return self.run(started.run)
         return None
+
+    def _check_registry(self, plan: Plan) -> None:
+        if plan.registry != self.registry.host:
+            raise PlanError(
+                f"the plan is for {clean(plan.registry, 120)}, and this is {clean(self.registry.host, 120)}: "
+                "use it with its own registry, or make a plan of this one"
+            )
 
     def close(self) -> None:
         """Close the journal, unless it was given as one."""

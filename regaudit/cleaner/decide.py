@@ -17,6 +17,7 @@ import pandas as pd
 
 from regaudit.analysis.footprint import Holders
 from regaudit.analysis.graph import Graph, RepositoryGraph
+from regaudit.cleaner.lists import list_rows, lists
 from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, REFUSALS, Candidate, PlanOptions, PlanRow
 from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
@@ -55,9 +56,11 @@ def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOpt
         drafts += going
         refused += staying
     state = {name: _in_order(graph.repository(name).tags) for name in sorted({d["repository"] for d in drafts})}
+    rewritten = list_rows(graph, drafts)
     # Both are large, and so is what counting bytes takes.
     del graph, facts
     rows, lower_bound = _with_bytes(snapshot, drafts)
+    rows += rewritten
     total = sum(row.freed_bytes for row in rows)
     return Decided(tuple(rows), tuple(refused), state, total, lower_bound, upper_bound=not snapshot.whole)
 
@@ -215,7 +218,8 @@ def _held(
     graph: RepositoryGraph, digest: str, going: AbstractSet[str], chosen: set[str], tags: set[str], options: PlanOptions
 ) -> tuple[str, str] | None:
     """Return who holds a digest, given what else goes: an index that stays, or a tag that stays."""
-    if parent := next((p for p in graph.parents.get(digest, ()) if p not in going), None):
+    parents = (p for p in graph.parents.get(digest, ()) if p not in going)
+    if parent := next((p for p in parents if not lists(graph, p, digest, options)), None):
         return "child_of_kept_index", _name(graph, parent)
     if digest not in options.include or digest not in chosen:
         kept = [

@@ -10,16 +10,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from regaudit.cleaner.capabilities import probe
+from regaudit.cleaner.garbage import ENABLE_DELETION
+from regaudit.cleaner.history import history_of
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import (
     BUSY,
     GONE,
     STOPS_REGISTRY,
     STOPS_REPOSITORY,
-    UNSETTLED,
     Outcome,
     Report,
     Run,
@@ -30,17 +32,17 @@ from regaudit.cleaner.outcomes import (
     may_take_effect,
     new_run,
     record_outcome,
+    record_outcomes,
     recorded_run,
-    runs_of,
 )
 from regaudit.cleaner.plan import Plan
-from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PlanRow
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PUT_INDEX, PlanRow
 from regaudit.client import v2, write
 from regaudit.client.exchange import Conversation, Request, Response, Session, Wait
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
-from regaudit.manifest import AnyManifest, Index
-from regaudit.reference import Digest, attached_tag, split_attached_tag
+from regaudit.manifest import AnyManifest, Index, Manifest
+from regaudit.reference import Digest, attached_tag, split_attached_tag, subject_of_tag
 from regaudit.text import clean, redact
 
 logger = logging.getLogger("regaudit.cleaner")
@@ -52,6 +54,10 @@ _LOOK_EVERY = (0.2, 0.5, 1.0, 2.0)
 _FEW = 3
 # Between two rows only their own tags and new names are read; after so many seconds all tags are again.
 _LOOK_AT_ALL_AFTER = 60.0
+# So long the list of tags that was read before one deletion serves the beginning of the next (seconds).
+_LIST_IS_FRESH = 1.0
+# A config lists the layers' history: some kilobytes. Larger ones are artifacts' own, which the journal is no place for.
+_LARGEST_CONFIG = 1 << 20
 # Nobody nests indexes this deep; without an end, a hostile registry could keep it reading.
 _DEEPEST = 8
 
@@ -72,17 +78,26 @@ class _Now:
         Every tag that was seen with a digest since the run began.
     referenced : dict
         What came after the review and needs a digest: its tag.
+    lists : frozenset
+        Fallback tags whose lists lose what goes: they hold nothing of the plan.
     all_again : float
         When all tags are due to be read again, on the monotonic clock.
+    listed : float
+        When the list of tags was last read, on the monotonic clock.
+    dangling : frozenset of str
+        Tags that led nowhere when the run began.
     """
 
     repository: str
     reviewed: set[str]
+    lists: frozenset[str] = frozenset()
     known: set[str] = field(init=False)
     tags: dict[str, str | None] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
     referenced: dict[str, str] = field(default_factory=dict)
     all_again: float = 0.0
+    listed: float = -_LIST_IS_FRESH
+    dangling: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.known = set(self.reviewed)
@@ -92,8 +107,17 @@ class Execution:
     """One execution of an approved plan, repository by repository, each row looked at before and after."""
 
     def __init__(
-        self, registry: Registry, journal: Journal, plan: Plan, progress: Report | None, stop: threading.Event | None
+        self,
+        registry: Registry,
+        journal: Journal,
+        plan: Plan,
+        progress: Report | None,
+        stop: threading.Event | None,
+        *,
+        backup: str = "",
+        withheld: Mapping[str, str] | None = None,
     ) -> None:
+        self._backup, self._withheld = backup, withheld or {}
         self._registry, self._journal, self._plan = registry, journal, plan
         self._session = registry.session
         self._report = progress or (lambda _: None)
@@ -105,7 +129,8 @@ class Execution:
         self._asked: set[str] = set()
         self._gone: set[str] = set()
         self._untags = True
-        self._earlier = runs_of(journal, plan.hash)
+        self._past = history_of(journal, plan.hash)
+        self._done: set[str] = set()
 
     def run(self) -> Run:
         """Delete every row that still is as it was reviewed, and return what became of each."""
@@ -120,25 +145,87 @@ class Execution:
             plan_hash=plan.hash,
             approval=plan.approval.to_dict(),
             rows=[row.to_dict() for row in plan.rows],
+            resumes=list(self._past.runs),
+            backup=self._backup,
         )
         with ended(self._journal, self._run):
+            self._look_at_open()
+            self._probe()
             for repository, rows in self._rows.items():
                 self._clean(repository, rows)
         return recorded_run(self._journal, self._run)
 
+    def _probe(self) -> None:
+        """Find out what the registry can do before anything is asked of it; without deletion the run ends here."""
+        row = next((r for r in self._plan.rows if r.key not in self._done and not self._past.settled(r.key)), None)
+        if row is None or self._stop.is_set():
+            return
+        found = probe(self._registry, row.repository)
+        self._journal.record(self._run, "probed", **found.to_dict())
+        if found.deletion is False:
+            self._conclude(row, "disabled", ENABLE_DELETION)
+            raise Stop
+        self._untags = found.tag_deletion is not False
+
+    # -- going on where an earlier run was ----------------------------------------------------
+
+    def _look_at_open(self) -> None:
+        """Look first at what an earlier run asked for without learning the outcome: it may be gone by our doing."""
+        for row in self._plan.rows:
+            past = self._past.open(row.key)
+            if past is None or row.action == PUT_INDEX or self._stop.is_set():
+                continue  # a list is read when its turn comes
+            try:
+                self._registry.run(v2.get_manifest(self._session, row.repository, _reference(row)))
+            except NotFound as error:
+                if error.code not in {None, "NAME_UNKNOWN"}:
+                    self._done.add(row.key)
+                    self._conclude(row, "deleted_unconfirmed", f"run {past.run} had asked for it, and it is gone")
+            except RegistryError:
+                continue  # its turn will come, and say so
+
+    def _take_over(self, rows: list[PlanRow], now: _Now) -> None:
+        """Take what earlier runs saw gone as done; what has come back since is somebody's, and stays."""
+        taken: list[Outcome] = []
+        for row in rows:
+            past = self._past.settled(row.key)
+            if past is None or row.key in self._done:
+                continue
+            self._done.add(row.key)
+            back = sorted(tag for tag in row.tags if row.digest is not None and now.tags.get(tag) == row.digest)
+            if back:
+                detail = f"came_back: {back[0]} was set to it again after run {past.run} had seen it gone: plan it anew"
+                self._conclude(row, "skipped", detail)
+                continue
+            self._gone.add(row.key)
+            word = past.outcome if past.outcome in {"already_absent", "rewritten"} else "deleted_before"
+            detail = f"run {past.run}: {past.outcome}"
+            taken.append(Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, detail))
+        record_outcomes(self._journal, self._run, taken)
+        for outcome in taken:
+            self._report(outcome)
+
     def _clean(self, repository: str, rows: list[PlanRow]) -> None:
         # What had a tag when the plan was made was looked at then, with all that it refers to.
         tagged = {digest for digest in self._plan.state.get(repository, {}).values() if digest is not None}
-        now = _Now(repository, tagged.union(str(row.digest) for row in rows))
+        lists = frozenset(row.tags[0] for row in rows if row.action == PUT_INDEX)
+        now = _Now(repository, tagged.union(str(row.digest) for row in rows), lists)
+        if all(row.key in self._done or self._past.settled(row.key) for row in rows):
+            self._take_over(rows, now)
+            return
         try:
             self._look(now)
+            now.dangling = frozenset(tag for tag, digest in now.tags.items() if digest is None)
         except RegistryError as error:
+            self._take_over(rows, now)
             word, detail = classify_unread(error)
             for row in rows:
-                self._conclude(row, word, detail)
+                if row.key not in self._done:
+                    self._conclude(row, word, detail)
             if word in STOPS_REGISTRY:
                 raise Stop from None
             return
+        self._take_over(rows, now)
         stopped = self._work(rows, now)
         self._check_kept(rows, now)
         if stopped:
@@ -147,6 +234,8 @@ class Execution:
     def _work(self, rows: list[PlanRow], now: _Now) -> bool:
         """Delete rows one by one, and return whether nothing more may be sent to the registry."""
         for row in rows:
+            if row.key in self._done:
+                continue
             if self._stop.is_set():
                 return True
             word = self._one(row, now)
@@ -158,6 +247,8 @@ class Execution:
 
     def _one(self, row: PlanRow, now: _Now) -> str:
         """Delete one row, if everything still is as it was reviewed, and return its outcome."""
+        if row.action == PUT_INDEX:
+            return self._rewrite(row, now)
         try:
             if obstacle := self._obstacle(row, now):
                 return self._conclude(row, *obstacle)
@@ -175,6 +266,8 @@ class Execution:
         """Look again, and return the outcome of a row that is not to be asked for."""
         if missing := [key for key in row.needs if key not in self._gone]:
             return "skipped", f"{missing[0]} stays, and this may go only after it"
+        if why := self._withheld.get(row.key):
+            return "skipped", f"not_backed_up: {why}"
         if row.action == DELETE_TAG and not self._untags:
             return "refused_by_registry", "the registry does not delete by tag"
         self._look(now, row)
@@ -185,23 +278,31 @@ class Execution:
         return None
 
     def _absent(self, row: PlanRow) -> tuple[str, str]:
-        if self._unfinished_before(row):
-            return "deleted_unconfirmed", "an earlier run had asked for it"
+        if past := self._past.open(row.key):
+            return "deleted_unconfirmed", f"run {past.run} had asked for it"
         return "already_absent", "it was not there any more"
 
     def _delete(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> str:
         on_digest = sorted(tag for tag, digest in now.tags.items() if digest == row.digest)
+        config, note = self._config(row.repository, manifest)
         self._journal.record_intent(
             self._run,
             row.key,
             digest=str(row.digest),
             media_type=manifest.media_type,
             raw=manifest.raw,
+            config=config,
+            config_note=note,
             repository=row.repository,
             tags=[tag for tag in on_digest if tag in row.tags],
             aliases=[tag for tag in on_digest if tag not in row.tags],
             action=row.action,
         )
+        try:
+            if newcomer := self._last_look(row, now):
+                return self._conclude(row, "skipped", newcomer)
+        except RegistryError as error:
+            return self._conclude(row, *classify_unread(error))
         self._asked.add(row.key)
         statuses: list[int] = []
         try:
@@ -210,7 +311,7 @@ class Execution:
             reply = error
         alive = self._registry.run(_alive(self._session, row, patient=may_take_effect(reply)))
         tag_only = row.action == DELETE_TAG
-        again = not BUSY.isdisjoint(statuses) or self._unfinished_before(row)
+        again = not BUSY.isdisjoint(statuses) or self._past.open(row.key) is not None
         word, detail = classify(reply, alive=alive, tag_only=tag_only, again=again, patience=_VISIBLE_AFTER)
         if tag_only:
             word, detail = self._check_untagged(row, word, detail)
@@ -218,6 +319,80 @@ class Execution:
             for tag in row.tags:
                 now.tags.pop(tag, None)
         return self._conclude(row, word, detail)
+
+    # -- lists of referrers -------------------------------------------------------------------
+
+    def _rewrite(self, row: PlanRow, now: _Now) -> str:
+        """Take what is gone off a list of referrers, as it stands now, and return the outcome."""
+        gone = {key.rpartition("@")[2] for key in row.needs if key in self._gone}
+        if not gone:
+            return self._conclude(row, "skipped", "nothing that it lists has gone")
+        try:
+            found = self._registry.run(v2.get_manifest(self._session, row.repository, row.tags[0]))
+        except NotFound:
+            return self._conclude(row, "already_absent", "the list was not there any more")
+        except RegistryError as error:
+            return self._conclude(row, *classify_unread(error))
+        if not isinstance(found, Index):
+            return self._conclude(row, "skipped", "tag_moved: it is no list of referrers now")
+        listed = {str(entry.digest) for entry in found.manifests}
+        if listed.isdisjoint(gone):
+            past = self._past.open(row.key)
+            detail = "it does not list them any more" if past is None else f"run {past.run} had asked for it"
+            return self._conclude(row, "already_absent" if past is None else "rewritten", detail)
+        return self._put_list(row, now, found, gone & listed)
+
+    def _put_list(self, row: PlanRow, now: _Now, index: Index, gone: set[str]) -> str:
+        """Write a list without some entries: intent and bytes first, and then what a read shows."""
+        raw, tag = write.without_entries(index, gone), row.tags[0]
+        written = str(Digest.of(raw))
+        self._journal.record_intent(
+            self._run,
+            row.key,
+            digest=str(index.digest),
+            media_type=index.media_type,
+            raw=index.raw,
+            repository=row.repository,
+            tags=list(row.tags),
+            aliases=[],
+            action=row.action,
+            removed=sorted(gone),
+            written=written,
+        )
+        self._asked.add(row.key)
+        said = ""
+        try:
+            store = write.restore_manifest(self._session, row.repository, tag, raw, index.media_type)
+            self._registry.run(store)
+        except RegistryError as error:
+            said = f": {error}"
+        try:
+            current = self._registry.run(tag_digest(self._session, row.repository, tag))
+        except RegistryError as error:
+            return self._conclude(row, "unknown", f"whether the list was written could not be read: {error}", index)
+        now.tags[tag] = current
+        if current != written:
+            return self._conclude(row, "not_rewritten", f"a read shows another list: apply the plan again{said}", index)
+        now.known.add(written)
+        return self._conclude(row, "rewritten", "", index)
+
+    def _config(self, repository: str, manifest: AnyManifest) -> tuple[tuple[str, bytes] | None, str]:
+        """Return an image's config to keep with it, or why there is none: that is noted, and never an obstacle."""
+        if not isinstance(manifest, Manifest):
+            return None, ""
+        digest = manifest.config.digest
+        if manifest.config.size > _LARGEST_CONFIG:
+            return None, f"the config has {manifest.config.size:,} bytes: it is not kept"
+        known = self._journal.config(digest)
+        if known is not None:
+            return (str(digest), known), ""
+        try:
+            return (
+                str(digest),
+                self._registry.run(v2.get_blob(self._session, repository, digest, _LARGEST_CONFIG)),
+            ), ""
+        except RegistryError as error:
+            return None, redact(f"the config could not be read: {error}", 400)
 
     def _request(self, row: PlanRow) -> Conversation[Response]:
         if row.action == DELETE_TAG:
@@ -235,28 +410,23 @@ class Execution:
             return "unknown", f"whether only the tag went could not be read: {error}"
         return (word, detail) if kept else ("lost", "the registry deleted the manifest with its tag: undo puts it back")
 
-    def _conclude(self, row: PlanRow, word: str, detail: str = "") -> str:
-        outcome = Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, redact(detail, 400))
+    def _conclude(self, row: PlanRow, word: str, detail: str = "", found: Index | None = None) -> str:
+        """Record what became of a row; of a list, with the digest that was found and is saved."""
+        digest = row.digest if found is None else str(found.digest)
+        outcome = Outcome(row.key, row.repository, digest, row.tags, row.action, word, redact(detail, 400))
         record_outcome(self._journal, self._run, outcome)
         if word in GONE:
             self._gone.add(row.key)
         self._report(outcome)
         return word
 
-    def _unfinished_before(self, row: PlanRow) -> bool:
-        """Return whether an earlier run of this plan asked for this deletion and never learned the outcome."""
-        for run in reversed(self._earlier):
-            if self._journal.last(run, row.key, "intent"):
-                known = self._journal.last(run, row.key, "outcome")
-                return known is None or known.data["outcome"] in UNSETTLED
-        return False
-
     # -- what the registry looks like now -----------------------------------------------------
 
     def _look(self, now: _Now, row: PlanRow | None = None) -> None:
         """Read the list of tags, and of these any new name and those on a row; all of them where that is due."""
-        names = self._registry.run(v2.tags(self._session, now.repository)).all()
-        now.tags = {name: now.tags[name] for name in names if name in now.tags}
+        names = list(now.tags)
+        if row is None or time.monotonic() - now.listed >= _LIST_IS_FRESH:
+            names = self._list(now)
         if row is None or time.monotonic() >= now.all_again:
             now.all_again = time.monotonic() + _LOOK_AT_ALL_AFTER
             self._read(names, now)
@@ -265,6 +435,20 @@ class Execution:
             self._read([name for name in names if name not in now.tags or name in aliases], now)
         if row is not None and row.action == DELETE_MANIFEST:
             self._read_referrers(row, now)
+
+    def _list(self, now: _Now) -> list[str]:
+        names = list(self._registry.run(v2.tags(self._session, now.repository)).all())
+        now.listed = time.monotonic()
+        now.tags = {name: now.tags[name] for name in names if name in now.tags}
+        return names
+
+    def _last_look(self, row: PlanRow, now: _Now) -> str:
+        """Read the list of tags as the very last thing before the deletion, and return what came in between, if it matters.
+
+        Reading the manifest and writing the record takes longer than a push does.
+        """
+        self._read([name for name in self._list(now) if name not in now.tags], now)
+        return self._changed(row, now)
 
     def _read(self, names: Iterable[str], now: _Now) -> None:
         """Read tags, and what those that changed since the review refer to."""
@@ -277,8 +461,9 @@ class Execution:
             parts = split_attached_tag(tag)
             if parts is not None and state.get(tag) != digest:
                 now.referenced[parts[0]] = tag
-            if digest not in now.known:
-                self._follow(digest, tag, now)
+            for needed in (digest, subject_of_tag(tag)):
+                if needed is not None and needed not in now.known:
+                    self._follow(needed, tag, now)
 
     def _digests(self, repository: str, names: Iterable[str]) -> dict[str, str | None]:
         """Return what tags point to now, None where the manifest is gone."""
@@ -304,10 +489,11 @@ class Execution:
             return
         below = [child.digest for child in manifest.manifests] if isinstance(manifest, Index) else []
         about = [manifest.subject.digest] if manifest.subject is not None else []
-        now.referenced.update(dict.fromkeys((*below, *about), tag))
-        for child in below:
-            if child not in now.known and depth < _DEEPEST:
-                self._follow(child, tag, now, depth + 1)
+        held = [] if depth == 0 and tag in now.lists else below
+        now.referenced.update(dict.fromkeys((*held, *about), tag))
+        for other in (*below, *about):
+            if other not in now.known and depth < _DEEPEST:
+                self._follow(other, tag, now, depth + 1)
 
     def _read_referrers(self, row: PlanRow, now: _Now) -> None:
         listed = self._registry.run(v2.listed_referrers(self._session, row.repository, Digest(str(row.digest))))
@@ -337,17 +523,38 @@ class Execution:
             return
         tried = self._asked | self._gone
         touched = {tag for row in rows if row.key in tried for tag in row.tags}
-        kept = {tag: digest for tag, digest in now.seen.items() if tag not in touched}
         try:
-            after = self._digests(now.repository, kept)
-            if None in after.values():
-                self._registry.run(_still_a_registry(self._session, now.repository))
+            lost = self._lost({tag: digest for tag, digest in now.seen.items() if tag not in touched}, now)
         except RegistryError as error:
             logger.warning("%s could not be read after the deletion: %s", clean(now.repository, 255), error)
             return
-        for tag in sorted(tag for tag, digest in after.items() if digest is None):
-            row = PlanRow(repository=now.repository, digest=kept[tag], tags=(tag,), action=DELETE_TAG)
-            self._conclude(row, "lost", "the tag was to stay, and is gone: somebody deleted or pushed it meanwhile")
+        for tag, (digest, detail) in sorted(lost.items()):
+            row = PlanRow(repository=now.repository, digest=digest, tags=(tag,), action=DELETE_TAG)
+            self._conclude(row, "lost", detail)
+
+    def _lost(self, kept: dict[str, str], now: _Now) -> dict[str, tuple[str | None, str]]:
+        """Return the tags that were to stay and are gone, and those that came meanwhile and lack what was deleted."""
+        names = set(self._registry.run(v2.tags(self._session, now.repository)).all())
+        new = names - now.seen.keys() - now.dangling
+        after = self._digests(now.repository, [*kept, *sorted(new)])
+        if None in after.values():
+            self._registry.run(_still_a_registry(self._session, now.repository))
+        gone = "the tag was to stay, and is gone: somebody deleted or pushed it meanwhile"
+        lost: dict[str, tuple[str | None, str]] = {tag: (kept[tag], gone) for tag in kept if after[tag] is None}
+        ours = {key.partition("@")[2]: key for key in self._gone & self._asked}
+        for tag in sorted(new):
+            digest = after[tag]
+            if digest is None:
+                lost[tag] = None, "it was pushed while its manifest was being deleted: undo puts the manifest back"
+                continue
+            now.referenced.clear()
+            self._follow(digest, tag, now)
+            if broken := sorted(ours.keys() & now.referenced.keys()):
+                lost[tag] = (
+                    digest,
+                    f"it was pushed meanwhile and needs {broken[0]}, which was deleted: undo puts it back",
+                )
+        return lost
 
 
 # -- reads just before and just after --------------------------------------------------------
@@ -376,6 +583,11 @@ def tag_digest(session: Session, repository: str, tag: str) -> Conversation[str 
         return None
 
 
+def _reference(row: PlanRow) -> str:
+    """Return by what a row is known to a registry: its tag where only that goes, else its digest."""
+    return row.tags[0] if row.action == DELETE_TAG else str(row.digest)
+
+
 def _noting(conversation: Conversation[Response], statuses: list[int]) -> Conversation[Response]:
     """Run a deletion and note the status of each answer: what was answered 503 may have been carried out."""
     try:
@@ -399,7 +611,7 @@ def _alive(session: Session, row: PlanRow, *, patient: bool) -> Conversation[boo
 
     After an accepted deletion a registry may need a while to show it: it is looked at for half a minute.
     """
-    reference = row.tags[0] if row.action == DELETE_TAG else str(row.digest)
+    reference = _reference(row)
     waited = 0.0
     pauses: Iterator[float] = iter(_LOOK_EVERY)
     while True:

@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from regaudit.errors import InvalidReference, JournalError
 from regaudit.reference import Digest
 from regaudit.text import clean, slug
 
-FORMAT = "regaudit-journal/1"
+FORMAT = "regaudit-journal/2"
 _FIRST = "0" * 64
 
 _SCHEMA = """
@@ -44,6 +44,7 @@ CREATE TABLE entries (
 CREATE INDEX entries_of_run ON entries (run, number);
 CREATE INDEX entries_of_key ON entries (key, number);
 CREATE TABLE manifests (digest TEXT PRIMARY KEY, media_type TEXT NOT NULL, raw BLOB NOT NULL);
+CREATE TABLE configs (digest TEXT PRIMARY KEY, raw BLOB NOT NULL);
 """
 
 
@@ -54,7 +55,7 @@ class Entry:
     Attributes
     ----------
     event : str
-        ``started`` (with the plan and its approval), ``intent``, ``outcome`` or ``finished``.
+        ``started`` (with the plan and its approval), ``probed`` (what the registry can do), ``intent``, ``outcome`` or ``finished``.
     key : str
         The row of the plan, where the event is about one.
     """
@@ -143,11 +144,36 @@ class Journal:
         with self._transaction():
             self._add(run, event, key, data)
 
-    def record_intent(self, run: str, key: str, *, digest: str, media_type: str, raw: bytes, **data: Any) -> None:
-        """Add what is about to be deleted together with its bytes; when this returns, both are on the disk."""
+    def record_all(self, run: str, event: str, entries: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Add an entry for each key; when this returns, all of them are on the disk."""
+        with self._transaction():
+            for key, data in entries:
+                self._add(run, event, key, data)
+
+    def record_intent(
+        self,
+        run: str,
+        key: str,
+        *,
+        digest: str,
+        media_type: str,
+        raw: bytes,
+        config: tuple[str, bytes] | None = None,
+        **data: Any,
+    ) -> None:
+        """Add what is about to be deleted together with its bytes; when this returns, both are on the disk.
+
+        Parameters
+        ----------
+        config : pair of str and bytes, optional
+            The digest and the bytes of an image's config, kept once for all images that share it.
+        """
+        kept = {"config": None if config is None else config[0]}
         with self._transaction():
             self._connection.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)", (digest, media_type, raw))
-            self._add(run, "intent", key, {"digest": digest, "media_type": media_type, **data})
+            if config is not None:
+                self._connection.execute("INSERT OR IGNORE INTO configs VALUES (?, ?)", config)
+            self._add(run, "intent", key, {"digest": digest, "media_type": media_type, **kept, **data})
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -174,6 +200,11 @@ class Journal:
         rows = self._rows("SELECT media_type, raw FROM manifests WHERE digest = ?", (digest,))
         return (rows[0][0], rows[0][1]) if rows else None
 
+    def config(self, digest: str) -> bytes | None:
+        """Return the bytes of a saved image config."""
+        rows = self._rows("SELECT raw FROM configs WHERE digest = ?", (digest,))
+        return rows[0][0] if rows else None
+
     def verify(self) -> int:
         """Check that no entry was changed, removed or put in between, and return how many there are.
 
@@ -189,17 +220,23 @@ class Journal:
                     f"{clean(self.path)}: entry {count} does not follow from the one before: the record was changed"
                 )
             previous = entry.hash
-            if entry.event == "intent" and self.manifest(entry.data["digest"]) is None:
-                digest = clean(entry.data["digest"], 100)
-                raise JournalError(f"{clean(self.path)}: the saved bytes of {digest} were removed")
+            self._check_saved(entry)
         if self._newest() != (count, previous):
             raise JournalError(f"{clean(self.path)}: entries after number {count} were removed")
-        for digest, raw in self._rows("SELECT digest, raw FROM manifests"):
+        for digest, raw in self._rows("SELECT digest, raw FROM manifests UNION ALL SELECT digest, raw FROM configs"):
             if not _is_digest_of(digest, raw):
                 raise JournalError(f"{clean(self.path)}: the saved bytes of {clean(digest, 100)} were changed")
         return count
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _check_saved(self, entry: Entry) -> None:
+        if entry.event != "intent":
+            return
+        config = entry.data.get("config")
+        for digest, saved in ((entry.data["digest"], self.manifest), (config, self.config)):
+            if digest is not None and saved(digest) is None:
+                raise JournalError(f"{clean(self.path)}: the saved bytes of {clean(digest, 100)} were removed")
 
     def _prepare(self) -> None:
         tables = {name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -214,7 +251,8 @@ class Journal:
         if not found or found[0][0] != FORMAT:
             raise JournalError(
                 f"{clean(self.path)} is a journal of another version ({clean(found[0][0] if found else '?', 60)}): "
-                "use the regaudit that wrote it, or name another journal"
+                f"this regaudit writes {FORMAT}. Move the file away, or name another with journal= (--journal); "
+                "its runs can be undone only by the regaudit that wrote it"
             )
 
     def _create(self) -> None:

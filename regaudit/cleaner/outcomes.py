@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from regaudit.cleaner.journal import Journal
+from regaudit.cleaner.garbage import ENABLE_DELETION, advice
+from regaudit.cleaner.journal import Entry, Journal
 from regaudit.cleaner.rows import DELETE_MANIFEST
 from regaudit.client.exchange import Response, error_of
 from regaudit.errors import (
@@ -37,12 +38,16 @@ logger = logging.getLogger("regaudit.cleaner")
 # -- the words -------------------------------------------------------------------------------
 
 # A deletion that left nothing behind, by whomever.
-GONE = frozenset({"deleted", "deleted_unconfirmed", "already_absent"})
-_FINE = GONE | {"skipped", "restored", "already_there"}
+GONE = frozenset({"deleted", "deleted_unconfirmed", "deleted_before", "already_absent"})
+# A run saw that what was asked for is so: a later one need not ask again.
+SETTLED = GONE | {"rewritten"}
+_FINE = SETTLED | {"skipped", "restored", "already_there"}
 # Something may be gone by our doing.
-UNDOABLE = frozenset({"deleted", "deleted_unconfirmed", "unknown", "not_deleted", "lost"})
+UNDOABLE = frozenset(
+    {"deleted", "deleted_unconfirmed", "deleted_before", "unknown", "not_deleted", "lost", "rewritten", "not_rewritten"}
+)
 # It was asked for, and may happen after we last looked: what a later run finds gone may be our doing.
-UNSETTLED = frozenset({"unknown", "not_deleted", "failed"})
+UNSETTLED = frozenset({"unknown", "not_deleted", "not_rewritten", "failed"})
 # After these nothing more is sent to the registry, or to the repository.
 STOPS_REGISTRY = frozenset({"disabled", "denied", "refused_redirect", "rate_limited", "lost"})
 STOPS_REPOSITORY = frozenset({"repository_missing"})
@@ -56,6 +61,8 @@ class Outcome:
     ----------
     outcome : str
         Of a deletion: ``deleted``, ``deleted_unconfirmed`` (gone, though the reply did not say so),
+        ``deleted_before`` (by an earlier run of the same plan, which this one goes on with; not asked for again),
+        ``rewritten`` (a list of referrers, without what went) and ``not_rewritten``,
         ``already_absent``, ``not_deleted``, ``disabled``, ``denied``, ``refused_by_registry``,
         ``refused_redirect``, ``rate_limited``, ``repository_missing``, ``skipped``, ``unknown``,
         ``failed``, ``lost`` (what was to stay is gone: a kept tag that vanished meanwhile, or a manifest
@@ -91,9 +98,13 @@ class Run:
     Attributes
     ----------
     kind : str
-        ``delete`` or ``undo``.
+        ``delete``, ``undo`` or ``restore``.
     stopped : bool
         Whether it ended before all rows were tried.
+    resumes : tuple of str
+        Earlier executions of the same plan, oldest first, which it goes on with.
+    advice : str
+        Of a deletion that left bytes to collect: what to type for them to come back.
     """
 
     id: str
@@ -101,6 +112,8 @@ class Run:
     kind: str
     outcomes: tuple[Outcome, ...]
     stopped: bool = False
+    resumes: tuple[str, ...] = ()
+    advice: str = ""
 
     @property
     def ok(self) -> bool:
@@ -121,12 +134,14 @@ class Run:
 
     def __str__(self) -> str:
         counted = ", ".join(f"{count} {word}" for word, count in self.counts().items()) or "nothing to do"
-        return f"{self.kind} {self.id}: {counted}{'; stopped before the end' if self.stopped else ''}"
+        onward = f" (goes on after {', '.join(self.resumes[-3:])})" if self.resumes else ""
+        return f"{self.kind} {self.id}{onward}: {counted}{'; stopped before the end' if self.stopped else ''}"
 
     def _repr_html_(self) -> str:
         shown = self.outcomes[:100]
         rows: list[list[object]] = [[o.repository, " ".join(o.tags[:8]), o.outcome, o.detail] for o in shown]
-        return f"<p>{escape(self)}</p>{html_table(['repository', 'tags', 'outcome', 'detail'], rows)}"
+        after = f"<p>{escape(self.advice)}</p>" if self.advice else ""
+        return f"<p>{escape(self)}</p>{html_table(['repository', 'tags', 'outcome', 'detail'], rows)}{after}"
 
 
 # -- which answer means what -----------------------------------------------------------------
@@ -181,7 +196,7 @@ def _classify_alive(reply: Response, code: str | None, *, tag_only: bool, patien
         return "not_deleted", f"accepted ({status}), and still there after {patience:.0f} s"
     if status == 405 or code == "UNSUPPORTED" or (tag_only and status == 400):
         word = "refused_by_registry" if tag_only else "disabled"
-        return word, "the registry does not allow deletion: switch it on there"
+        return word, "the registry does not delete by tag" if tag_only else ENABLE_DELETION
     if status in {401, 403}:
         return "denied", "the credentials do not allow deletion"
     if status in {409, 412, 423} or any(word in _text(reply) for word in _HELD):
@@ -266,8 +281,14 @@ def ended(journal: Journal, run: str) -> Iterator[None]:
 
 def record_outcome(journal: Journal, run: str, outcome: Outcome) -> None:
     """Add what became of a row to the journal."""
-    fields = {name: value for name, value in outcome.to_dict().items() if name not in {"key", "at"}}
-    journal.record(run, "outcome", outcome.key, **fields)
+    record_outcomes(journal, run, [outcome])
+
+
+def record_outcomes(journal: Journal, run: str, outcomes: Iterable[Outcome]) -> None:
+    """Add what became of several rows, all of it or nothing."""
+    plain = ((outcome.key, outcome.to_dict()) for outcome in outcomes)
+    fields = [(key, {name: v for name, v in values.items() if name not in {"key", "at"}}) for key, values in plain]
+    journal.record_all(run, "outcome", fields)
 
 
 def recorded_run(journal: Journal, name: str) -> Run:
@@ -286,7 +307,22 @@ def recorded_run(journal: Journal, name: str) -> Run:
             outcomes[entry.key] = _outcome({**entry.data, "key": entry.key, "at": entry.at})
         elif entry.event == "finished":
             stopped = bool(entry.data.get("stopped"))
-    return Run(name, started.get("plan_hash", ""), started["kind"], tuple(outcomes.values()), stopped)
+    return Run(
+        id=name,
+        plan_hash=started.get("plan_hash", ""),
+        kind=started["kind"],
+        outcomes=tuple(outcomes.values()),
+        stopped=stopped,
+        resumes=tuple(started.get("resumes", ())),
+        advice=_advice(started, entries, outcomes.values()),
+    )
+
+
+def _advice(started: dict[str, Any], entries: list[Entry], outcomes: Iterable[Outcome]) -> str:
+    if started["kind"] != "delete" or not any(o.outcome in GONE - {"already_absent"} for o in outcomes):
+        return ""
+    probed = next((entry.data for entry in entries if entry.event == "probed"), {})
+    return advice(started.get("registry", ""), probed)
 
 
 def _outcome(data: dict[str, Any]) -> Outcome:

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from regaudit.cleaner.decide import Decided, Selection, decide
-from regaudit.cleaner.rows import DELETE_MANIFEST, Candidate, PlanOptions, PlanRow, parse_candidates, plain
+from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX, Candidate, PlanOptions, PlanRow, parse_candidates, plain
 from regaudit.errors import BadManifest, PlanError, UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.spreadsheet import write_csv
@@ -100,7 +100,7 @@ class Plan:
     @property
     def tags(self) -> int:
         """How many tags go."""
-        return sum(len(row.tags) for row in self.rows)
+        return sum(len(row.tags) for row in self.rows if row.action != PUT_INDEX)
 
     def row(self, key: str) -> PlanRow:
         """Return the row of a key; raises `UsageError` where the plan has none."""
@@ -261,7 +261,7 @@ class Plan:
 
     def headline(self) -> str:
         """Return the consequences in one sentence."""
-        along = sum(row.role != "candidate" for row in self.rows)
+        along = sum(row.role not in {"candidate", "list"} for row in self.rows)
         return (
             f"{self.digests:,} digests with {self.tags:,} tags would go ({along:,} of the digests along with others); "
             f"{self.bytes_text(self.reclaimable_bytes)} come back after garbage collection; "

@@ -97,9 +97,10 @@ class PlanRow:
     Attributes
     ----------
     action : str
-        ``delete_manifest`` or ``delete_tag`` (``put_index`` is reserved for fallback indexes).
+        ``delete_manifest``, ``delete_tag``, or ``put_index``: a list of referrers under a fallback tag loses
+        the entries of what goes (`needs`), and stays.
     role : str
-        ``candidate``, or ``child``, ``referrer`` for what goes along.
+        ``candidate``, or ``child``, ``referrer`` for what goes along, ``list`` for a list that is written again.
     tags : tuple of str
         All tags on the digest (``delete_manifest``), or the one tag (``delete_tag``).
     freed_bytes : int
@@ -130,8 +131,8 @@ class PlanRow:
 
     @property
     def key(self) -> str:
-        """The row's name: ``repository@digest``, or ``repository:tag`` where only a tag goes."""
-        if self.action == DELETE_TAG or self.digest is None:
+        """The row's name: ``repository@digest``, or ``repository:tag`` where only a tag goes or a list is written."""
+        if self.action in {DELETE_TAG, PUT_INDEX} or self.digest is None:
             return f"{self.repository}:{self.tags[0] if self.tags else ''}"
         return f"{self.repository}@{self.digest}"
 

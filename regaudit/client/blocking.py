@@ -14,11 +14,8 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Hashable, Iterator
 from typing import IO, Any, TypeVar, cast
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -26,150 +23,28 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from regaudit.client.exchange import (
-    ERROR_CAP,
-    SAFE_METHODS,
-    STALL,
-    Conversation,
-    Headers,
-    Once,
-    Request,
-    Response,
-    Sink,
-    Wait,
-    is_private,
-    too_large,
-)
-from regaudit.errors import (
-    AccessDenied,
-    AddressRefused,
-    BadResponse,
-    NotARegistry,
-    RegistryError,
-    TimedOut,
-    TruncatedResponse,
-    Unreachable,
-    UsageError,
-)
-from regaudit.text import clean, redact, safe_url
+from regaudit.client import faults
+from regaudit.client.bodies import Incoming
+from regaudit.client.exchange import BUSY, Conversation, Headers, Once, Pause, Request, Response, Wait
+from regaudit.client.faults import LocalFault
+from regaudit.client.throttle import Gate
+from regaudit.client.transport import GLANCE, SLOW_PIECE, Interrupted, Stop, Transport
+from regaudit.errors import AddressRefused, RegistryError, TimedOut, UsageError
+from regaudit.text import redact
 
 T = TypeVar("T")
 
 _PIECE = 64 << 10
-# A blob that moves slower than one small piece in each stall interval (about 500 bytes a second) has stalled.
-_SLOW_PIECE = 16 << 10
-_SUCCESS = frozenset({200, 206})
-# How long somebody who waits may overlook that he should stop: not long for a person, nothing for a processor.
-_GLANCE = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """How to reach a registry.
-
-    Attributes
-    ----------
-    verify : bool or Path
-        Whether to verify TLS certificates, or a file of certificate authorities to verify against.
-    client_certificate : tuple of Path or None
-        Certificate and key files to show.
-    proxies : dict
-        Proxy URLs by scheme; empty for none. The environment is not read here.
-    bypasses : callable or None
-        Whether to reach a ``host[:port]`` without the proxy.
-    connect_seconds : float
-        The longest wait for a connection.
-    stall_seconds : float
-        The longest wait for the next bytes of an answer, and of a blob.
-    in_flight : int
-        The most requests at a time to this registry.
-    """
-
-    verify: bool | Path = True
-    client_certificate: tuple[Path, Path] | None = None
-    proxies: dict[str, str] = field(default_factory=dict, repr=False)
-    bypasses: Callable[[str], bool] | None = None
-    user_agent: str = "regaudit"
-    connect_seconds: float = 10.0
-    stall_seconds: float = STALL
-    in_flight: int = 8
-
-
-class Interrupted(Exception):
-    """The driver was told to stop while a conversation was under way."""
-
-
-class Stop:
-    """Whether to stop: asked for by whoever runs the conversation, or by the driver's own end."""
-
-    def __init__(self, driver: threading.Event, own: threading.Event | None = None) -> None:
-        self._events = [driver] if own is None else [driver, own]
-
-    @property
-    def asked(self) -> bool:
-        """Whether somebody asked."""
-        return any(event.is_set() for event in self._events)
-
-    def check(self) -> None:
-        """Raise `Interrupted` where somebody asked."""
-        if self.asked:
-            raise Interrupted
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, and raise `Interrupted` as soon as somebody asks."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self.asked:
-            self._events[-1].wait(min(left, _GLANCE))
-        self.check()
-
-
-class Throttle:
-    """How many requests may be in flight to a registry, and until when none may start.
-
-    Every 429, 503 and time-out halves the number, every hundred good answers in a row add one: a
-    small docker-registry peaks at four, a large one takes all that it is given.
-    """
-
-    def __init__(self, ceiling: int) -> None:
-        self._ceiling, self.limit = ceiling, ceiling
-        self._flying, self._good, self._not_before = 0, 0, 0.0
-        self._changed = threading.Condition()
-
-    def enter(self, stop: Stop) -> None:
-        """Wait for a place; raises `Interrupted` when told to stop."""
-        with self._changed:
-            while self._flying >= self.limit or time.monotonic() < self._not_before:
-                stop.check()
-                pause = self._not_before - time.monotonic()
-                self._changed.wait(min(_GLANCE, pause) if pause > 0 else _GLANCE)
-            self._flying += 1
-
-    def leave(self, *, good: bool) -> None:
-        """Give the place back, and say whether the registry coped."""
-        with self._changed:
-            self._flying -= 1
-            self._good = self._good + 1 if good else 0
-            if not good:
-                self.limit = max(1, self.limit // 2)
-            elif self._good >= 100 and self.limit < self._ceiling:
-                self.limit, self._good = self.limit + 1, 0
-            self._changed.notify_all()
-
-    def pause(self, seconds: float) -> None:
-        """Let nobody start a request for some seconds."""
-        with self._changed:
-            self._not_before = max(self._not_before, time.monotonic() + seconds)
-            self._changed.notify_all()
 
 
 class BlockingDriver:
     """Runs conversations on requests, each in the thread that asks; safe to share between threads."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, gate: Gate) -> None:
         self._transport = transport
         self._adapter = _Adapter(pool_connections=4, pool_maxsize=transport.in_flight, max_retries=0)
         self._watchdog = _Watchdog()
-        self._throttle = Throttle(transport.in_flight)
+        self._gate = gate
         self._once: dict[Hashable, _Shared] = {}
         self._lock = threading.Lock()
         self.stopping = threading.Event()
@@ -212,11 +87,13 @@ class BlockingDriver:
             return self._exchange(step, stop)
         if isinstance(step, Wait):
             return self._wait(step, stop)
+        if isinstance(step, Pause):
+            return self._gate.pause(step.seconds)
         return self._share(step, stop)
 
     def _wait(self, wait: Wait, stop: Stop) -> None:
         if wait.everyone:
-            self._throttle.pause(wait.seconds)
+            self._gate.pause(wait.seconds)
         stop.sleep(wait.seconds)
 
     def _share(self, once: Once, stop: Stop) -> Any:
@@ -246,21 +123,22 @@ class BlockingDriver:
         return shared.value
 
     def _exchange(self, request: Request, stop: Stop) -> Response:
-        self._throttle.enter(stop)
-        good = True
+        ticket = self._gate.enter(stop)
+        good, seconds, received = True, None, None
         started = time.monotonic()
+        watch = _Watch(request.deadline, self._transport.stall_seconds, stop, public_only=request.public_only)
         try:
-            response = self._watched(request, started, stop)
-            good = response.status not in {429, 503}
+            response = self._watched(request, started, watch)
+            good, received = response.status not in BUSY, response.received
+            seconds = watch.answered - watch.sent if watch.sent else None
             return response
         except TimedOut:
             good = False
             raise
         finally:
-            self._throttle.leave(good=good)
+            self._gate.leave(ticket, good=good, purpose=request.purpose, seconds=seconds, received=received)
 
-    def _watched(self, request: Request, started: float, stop: Stop) -> Response:
-        watch = _Watch(request.deadline, self._transport.stall_seconds, stop, public_only=request.public_only)
+    def _watched(self, request: Request, started: float, watch: _Watch) -> Response:
         self._watchdog.watch(watch)
         _thread.watch = watch
         try:
@@ -268,29 +146,30 @@ class BlockingDriver:
                 return self._one_exchange(request, body, watch, started)
         except RegistryError:
             raise
-        except _Local as local:
+        except LocalFault as local:
             raise local.error from None
         except _FAULTS as error:
             if watch.expired:
-                stop.check()
+                watch.stop.check()
             raise _translated(error, request, watch) from None
         finally:
             _thread.watch = None
             self._watchdog.forget(watch)
 
     def _one_exchange(self, request: Request, body: _Body, watch: _Watch, started: float) -> Response:
-        prepared = requests.Request(
-            request.method, request.url, headers=self._headers(request), data=body.data
-        ).prepare()
         transport = self._transport
+        prepared = requests.Request(
+            request.method, request.url, headers=transport.fields(request), data=body.data
+        ).prepare()
         reply = self._adapter.send(
             prepared,
             stream=True,
             timeout=_timeouts(request, transport),
             verify=transport.verify if isinstance(transport.verify, bool) else str(transport.verify),
             cert=_certificate(transport),
-            proxies=_proxies(request.url, transport),
+            proxies=transport.proxies_for(request.url),
         )
+        watch.answered = time.monotonic()
         try:
             content, received = _read(reply, request, watch)
         except BaseException:
@@ -312,15 +191,6 @@ class BlockingDriver:
             received=received,
         )
 
-    def _headers(self, request: Request) -> dict[str, str]:
-        # identity: a registry's documents are small, and a body that is not compressed cannot be a bomb
-        return {
-            "Accept": "*/*",
-            "Accept-Encoding": "identity",
-            "User-Agent": self._transport.user_agent,
-            **request.headers,
-        }
-
 
 class _Shared:
     """A result that several conversations wait for."""
@@ -331,7 +201,7 @@ class _Shared:
         self.error: BaseException | None = None
 
     def result(self, stop: Stop) -> Any:
-        while not self.done.wait(_GLANCE):
+        while not self.done.wait(GLANCE):
             stop.check()
         if self.error is not None:
             raise self.error.with_traceback(None)
@@ -349,14 +219,6 @@ _FAULTS = (
     OSError,
     UnicodeError,  # a host name that no label of IDNA can hold
 )
-
-
-class _Local(Exception):
-    """A fault of this machine in the middle of an exchange: a full disk, a file that cannot be read."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class _Thread(threading.local):
@@ -379,6 +241,7 @@ class _Watch:
         self.public_only = public_only
         self.expired = False
         self.peer: str | None = None
+        self.sent = self.answered = 0.0
         self._socket: socket.socket | None = None
 
     def attach(self, connection: socket.socket | None) -> None:
@@ -470,6 +333,14 @@ class _WholeHeaders(http.client.HTTPResponse):
         if self.lines.line not in {b"\r\n", b"\n"}:
             raise http.client.IncompleteRead(b"")
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Read the status line of the answer; http.client takes a 103 that comes before it for it."""
+        while True:
+            version, status, reason = cast("Any", super())._read_status()  # noqa: SLF001 -- the one place where http.client reads it
+            if not 102 <= status <= 199:
+                return version, status, reason
+            http.client.parse_headers(cast("Any", self.fp))
+
     @property
     def cut(self) -> bool:
         """Whether a chunked body that was read to its end lacks the empty line that belongs there.
@@ -501,9 +372,13 @@ def _attach(connection: socket.socket | None, host: str) -> None:
     if watch is None or connection is None:
         return
     watch.attach(connection)
-    if watch.public_only and is_private(watch.peer):
-        connection.close()
-        raise AddressRefused(f"{host} is the private address {watch.peer}: refused, because another host named it")
+    watch.sent = time.monotonic()
+    if watch.public_only:
+        try:
+            faults.refuse_private(host, watch.peer)
+        except AddressRefused:
+            connection.close()
+            raise
 
 
 class _PlainConnection(HTTPConnection):
@@ -574,19 +449,9 @@ class _Adapter(HTTPAdapter):
 
 
 def _timeouts(request: Request, transport: Transport) -> tuple[float, float]:
-    """Return the longest waits for a connection and for the next bytes.
-
-    A DELETE or PUT may be at work for as long as its deadline before it says anything.
-    """
-    if request.deadline is None:
-        return transport.connect_seconds, transport.stall_seconds
-    silent = request.deadline if request.method not in SAFE_METHODS else min(request.deadline, transport.stall_seconds)
-    return min(transport.connect_seconds, request.deadline), silent
-
-
-def _proxies(url: str, transport: Transport) -> dict[str, str]:
-    direct = transport.bypasses is not None and transport.bypasses(urlsplit(url).netloc)
-    return {} if direct else transport.proxies
+    """Return the longest waits for a connection and for the next bytes."""
+    connect = transport.connect_seconds
+    return connect if request.deadline is None else min(connect, request.deadline), transport.silence(request)
 
 
 def _certificate(transport: Transport) -> tuple[str, str] | None:
@@ -631,7 +496,7 @@ class _Reader:
         try:
             data: bytes = self._file.read(size)
         except OSError as error:
-            raise _Local(error) from None
+            raise LocalFault(error) from None
         return data
 
     def __iter__(self) -> Iterator[bytes]:
@@ -646,145 +511,51 @@ def _header_fields(reply: requests.Response) -> Headers:
 
 def _read(reply: requests.Response, request: Request, watch: _Watch) -> tuple[bytes, int]:
     """Read the body whole, into the sink or into memory up to the cap; return the latter, and how many bytes came."""
-    if reply.status_code == 407:
-        raise _proxy_asks(request)
-    if request.method == "HEAD" or reply.status_code in {204, 304}:
+    incoming = Incoming(request, reply.status_code, _header_fields(reply))
+    if not incoming.wanted:
         reply.raw.drain_conn()  # nothing, but the connection can be used again
         return b"", 0
-    if not 200 <= reply.status_code < 300:
-        beginning = _beginning(reply)
-        return beginning, len(beginning)
-    _insist_on_an_end(reply, request)
-    if request.into is not None and reply.status_code in _SUCCESS:
-        body, received = b"", _pour(reply, request.into, watch)
-    else:
-        body = _decoded(reply, request)
-        received = len(body)
-    original = getattr(reply.raw, "_original_response", None)
-    if isinstance(original, _WholeHeaders) and original.cut:
-        raise http.client.IncompleteRead(b"")
-    return body, received
-
-
-def _insist_on_an_end(reply: requests.Response, request: Request) -> None:
-    """Refuse a body that only the end of the connection ends: it cannot be told from a cut one."""
-    chunked = "chunked" in reply.headers.get("Transfer-Encoding", "").lower()
-    if not chunked and "Content-Length" not in reply.headers:
-        raise TruncatedResponse(
-            f"{safe_url(request.url)}: the answer does not say where it ends, so that a cut one would look whole",
-            url=safe_url(request.url),
-        )
-
-
-def _pour(reply: requests.Response, sink: Sink, watch: _Watch) -> int:
-    sink.begin(reply.status_code, _header_fields(reply))
-    watch.moved()
-    received = 0
-    for piece in reply.raw.stream(_SLOW_PIECE, decode_content=False):
-        watch.moved()
-        received += len(piece)
-        try:
-            sink.write(piece)
-        except OSError as error:
-            raise _Local(error) from None
-    return received
-
-
-def _beginning(reply: requests.Response) -> bytes:
-    """Return the first bytes of an error body; of a longer one the connection is given up."""
-    data = bytearray()
-    for piece in reply.raw.stream(_PIECE, decode_content=False):
-        data += piece
-        if len(data) >= ERROR_CAP:
-            reply.raw.close()
+    watch.moved() if incoming.streams else None
+    for piece in reply.raw.stream(SLOW_PIECE if incoming.streams else _PIECE, decode_content=False):
+        if incoming.streams:
+            watch.moved()
+        incoming.take(piece)
+        if incoming.enough:
+            reply.raw.close()  # of a longer body the connection is given up
             break
-    return bytes(data[:ERROR_CAP])
-
-
-def _decoded(reply: requests.Response, request: Request) -> bytes:
-    encoding = reply.headers.get("Content-Encoding", "").strip().lower()
-    if encoding not in {"", "identity", "gzip"}:
-        raise BadResponse(
-            f"{safe_url(request.url)}: the answer is encoded as {clean(encoding, 60)!r}, which was not asked for",
-            url=safe_url(request.url),
-        )
-    inflate = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
-    data = bytearray()
-    for piece in reply.raw.stream(_PIECE, decode_content=False):
-        data += piece if inflate is None else inflate.decompress(piece, request.cap + 1 - len(data))
-        if len(data) > request.cap:
-            raise too_large(request)
-        if inflate is not None and inflate.unused_data:
-            raise zlib.error("more after its end")
-    if inflate is not None and not inflate.eof:
-        raise TruncatedResponse(
-            f"{safe_url(request.url)}: the compressed answer ends too early", url=safe_url(request.url)
-        )
-    return bytes(data)
+    body = incoming.end()
+    original = getattr(reply.raw, "_original_response", None)
+    if isinstance(original, _WholeHeaders) and original.cut and not incoming.enough:
+        raise http.client.IncompleteRead(b"")
+    return body, incoming.received
 
 
 def _translated(error: Exception, request: Request, watch: _Watch) -> RegistryError:  # noqa: PLR0911 -- a table
     """Return our error for one of requests, urllib3, http.client or the socket."""
-    url = safe_url(request.url)
     if watch.expired:
-        return TimedOut(
-            f"{url} did not answer within {watch.seconds:g} s: is it overloaded, or the network slow?", url=url
-        )
+        return faults.late(request, watch.seconds)
     if cause := _cause(error, AddressRefused):
         return cause
     if _cause(error, urllib3.exceptions.ProxyError):
         return _proxy_fault(error, request)
     if isinstance(error, requests.exceptions.SSLError) or _cause(error, urllib3.exceptions.SSLError):
-        reason = _short(error)
-        advice = next((advice for mark, advice in _TLS_ADVICE if mark in f"{reason} {error}"), _OWN_AUTHORITY)
-        return Unreachable(f"{url}: TLS failed ({reason}): {advice}", url=url)
+        return faults.tls_failed(request, _short(error), str(error))
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
-        return TimedOut(f"{url} did not answer in time", url=url)
+        return faults.silent(request)
     if _cause(error, urllib3.exceptions.NewConnectionError) or _cause(error, ConnectionRefusedError):
-        return Unreachable(
-            f"{url} cannot be reached ({_short(error)}): check the address, and that the registry is running", url=url
-        )
+        return faults.unreachable(request, _short(error))
     if _speaks_tls(error):
-        return NotARegistry(f"{url}: it speaks https: write https:// in front of the host", url=url)
+        return faults.speaks_tls(request)
     if isinstance(error, zlib.error | UnicodeError | ValueError) or "got more than" in str(error) or _foreign(error):
-        return BadResponse(f"{url}: the answer cannot be read ({_short(error)})", url=url)
-    return TruncatedResponse(f"{url}: the connection ended before the answer did ({_short(error)})", url=url)
-
-
-_OWN_AUTHORITY = "give ca= for a certificate authority of your own"
-# What to do, by a mark in OpenSSL's or Python's own words.
-_TLS_ADVICE = (
-    (
-        "WRONG_VERSION_NUMBER",
-        "if it speaks plain http, ask for that (plain_http=True, --plain-http on the command line)",
-    ),
-    ("not valid for", "write the name that the certificate is for"),
-    ("Hostname mismatch", "write the name that the certificate is for"),
-    ("has expired", "whoever runs it has to renew it"),
-    ("not yet valid", "check the clock of this machine"),
-    ("KEY_VALUES_MISMATCH", "give client_certificate= a certificate and the key that belongs to it"),
-    ("ALERT_CERTIFICATE_REQUIRED", "give client_certificate="),
-    ("ALERT_BAD_CERTIFICATE", "give client_certificate= one that it accepts"),
-    ("ALERT_UNKNOWN_CA", "give client_certificate= one that it accepts"),
-    ("ALERT_HANDSHAKE_FAILURE", "it may want a client_certificate="),
-    # as TLS 1.3 ends where the alert comes too late
-    ("EOF occurred", "it may want a client_certificate="),
-)
+        return faults.unreadable(request, _short(error))
+    return faults.truncated(request, _short(error))
 
 
 def _proxy_fault(error: Exception, request: Request) -> RegistryError:
     # http.client's own words; the number alone may also be in a port or in an object's address
     if "Tunnel connection failed: 407" in str(_cause(error, urllib3.exceptions.ProxyError)):
-        return _proxy_asks(request)
-    url = safe_url(request.url)
-    return Unreachable(f"{url} cannot be reached through the proxy ({_short(error)}): check proxy=", url=url)
-
-
-def _proxy_asks(request: Request) -> AccessDenied:
-    url = safe_url(request.url)
-    return AccessDenied(
-        f"{url}: the proxy asks for a login of its own: give proxy=http://USER:PASSWORD@HOST:PORT", url=url, status=407
-    )
+        return faults.proxy_asks(request)
+    return faults.proxy_unreachable(request, _short(error))
 
 
 def _speaks_tls(error: Exception) -> bool:

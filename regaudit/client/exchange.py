@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from regaudit.client.credentials import Credentials
+from regaudit.client.rates import RateLimit, rate_limit
 from regaudit.client.traffic import log_fault, log_request, log_response
 from regaudit.errors import (
     AccessDenied,
@@ -57,7 +58,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_HOPS = 5
 _LONGEST_WAIT = 60.0
 _TRANSIENT = frozenset({500, 502, 504})
-_BUSY = frozenset({429, 503})
+# They say that a request was not carried out, and to ask less.
+BUSY = frozenset({429, 503})
 # What to do about an error code of the distribution specification, where that is not in its message.
 _ADVICE = {
     "MANIFEST_BLOB_UNKNOWN": "upload its config and layers first",
@@ -101,24 +103,73 @@ class Sink(Protocol):
 class Headers(Mapping[str, str]):
     """Header fields: case does not matter, and a field may come several times."""
 
+    __slots__ = ("_first", "pairs")
+
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self.pairs = tuple((name.lower(), value) for name, value in pairs)
+        self.pairs = tuple([(name.lower(), value) for name, value in pairs])
+        self._first = dict(reversed(self.pairs))
 
     def __getitem__(self, name: str) -> str:
-        for own, value in self.pairs:
-            if own == name.lower():
-                return value
-        raise KeyError(name)
+        return self._first[name.lower()]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the first value of a field, or `default`."""
+        return self._first.get(name.lower(), default)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._first
 
     def all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""
-        return [value for own, value in self.pairs if own == name.lower()]
+        wanted = name.lower()
+        return [value for own, value in self.pairs if own == wanted]
 
     def __iter__(self) -> Any:
         return iter(dict.fromkeys(name for name, _ in self.pairs))
 
     def __len__(self) -> int:
-        return len({name for name, _ in self.pairs})
+        return len(self._first)
+
+
+class HeaderText(Headers):
+    """Header fields as they came, one a line: few of them are ever asked for, and most never parsed."""
+
+    __slots__ = ("_lower", "_parsed", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = f"\n{text}"
+        self._lower = self._text.lower()
+        self._parsed: Headers | None = None
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]  # parsed when it is asked for
+        """Every field with its name in lower case, in order."""
+        if self._parsed is None:
+            lines = (line for line in self._text.split("\n") if line.find(":") > 0)
+            fields = (line.partition(":") for line in lines)
+            self._parsed = Headers((name, value.strip()) for name, _, value in fields)
+        return self._parsed.pairs
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the first value of a field, or `default`."""
+        mark = f"\n{name.lower()}:"
+        start = self._lower.find(mark)
+        if start < 0:
+            return default
+        start += len(mark)
+        return self._text[start : self._text.find("\n", start)].strip()
+
+    def __getitem__(self, name: str) -> str:
+        value: str | None = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and f"\n{name.lower()}:" in self._lower
+
+    def __len__(self) -> int:
+        return len(dict(self.pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +205,8 @@ class Request:
 
     def with_header(self, name: str, value: str | None) -> Request:
         """Return the request with a header set, or without it where `value` is None."""
+        if value is None and name not in self.headers and name.lower() not in map(str.lower, self.headers):
+            return self
         kept = {own: text for own, text in self.headers.items() if own.lower() != name.lower()}
         return replace(self, headers=kept if value is None else {**kept, name: value})
 
@@ -194,6 +247,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Ask the driver to let no request to this registry start for some seconds; whoever asks goes on."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Once:
     """Ask the driver for a conversation that is under way at most once for a key.
 
@@ -228,6 +288,31 @@ class RetryPolicy:
     def busy_pause(self, attempt: int) -> float:
         """Return the seconds to wait where the registry is busy and does not say for how long."""
         return min(_LONGEST_WAIT, 0.5 * 2.0**attempt) * random.uniform(0.75, 1.25)  # noqa: S311 -- as above
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a driver is doing.
+
+    Attributes
+    ----------
+    requests : int
+        Exchanges that have ended.
+    received : int
+        Bytes of bodies that have arrived.
+    in_flight : int
+        Exchanges under way.
+    limit : int
+        How many may be.
+    waiting_seconds : float
+        For how much longer nothing starts, because the registry asked for that.
+    """
+
+    requests: int
+    received: int
+    in_flight: int
+    limit: int
+    waiting_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +387,8 @@ class Session:
         Requests by purpose.
     parts : dict
         By the beginning of a repository's name, the session for where a login of its own is stored.
+    rate_limit : RateLimit or None
+        As the registry last announced it.
     """
 
     registry: RegistryName
@@ -320,6 +407,7 @@ class Session:
     counts: Counter[str] = field(default_factory=Counter)
     parts: dict[str, Session] = field(default_factory=dict)
     now: float = 0.0
+    rate_limit: RateLimit | None = None
 
     @property
     def host(self) -> str:
@@ -409,7 +497,9 @@ def send(session: Session, request: Request) -> Conversation[Response]:
             continue
         log_response(request, response, attempt)
         session.now = max(session.now, response.at)
-        if response.status in _BUSY:
+        if _announces(response):
+            yield from _heed(session, response)
+        if response.status in BUSY:
             busy += 1
             if busy >= session.retry.busy_tries:
                 return response
@@ -480,6 +570,25 @@ def error_of(response: Response, what: str, *, shown: str = "nothing") -> Refuse
         return RateLimited(f"{what}: too many requests{said}: wait, or log in for a higher limit", **options)
     advice = f": {_ADVICE[code]}" if code in _ADVICE else ""
     return UnexpectedStatus(f"{what}: the registry answered {status}{said}{advice}", **options)
+
+
+def _announces(response: Response) -> bool:
+    return "ratelimit-remaining" in response.headers or "ratelimit" in response.headers
+
+
+def _heed(session: Session, response: Response) -> Conversation[None]:
+    """Keep what the registry says of its limit; where nothing is left, let all wait until there is more.
+
+    A longer wait than a minute is not begun on the strength of an announcement: the registry may still
+    answer, and its 429 says what it wants.
+    """
+    announced = rate_limit(response.headers)
+    if announced is None or not session.ours(response.url):
+        return
+    session.rate_limit = announced
+    reset = announced.reset_seconds
+    if announced.remaining == 0 and reset is not None and 0 < reset <= _LONGEST_WAIT:
+        yield Pause(reset)
 
 
 def _held(request: Request) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -91,16 +91,32 @@ class Layout:
         assert isinstance(index, Index)  # noqa: S101 -- the media type says so
         return index.manifests[0]
 
+    def named(self) -> list[tuple[str | None, Descriptor]]:
+        """Return the images of the layout with their names."""
+        found = []
+        for entry in self.images():
+            index = parse_manifest(json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(), OCI_INDEX)
+            assert isinstance(index, Index)  # noqa: S101 -- the media type says so
+            found.append((_name_of(entry), index.manifests[0]))
+        return found
+
     def add(self, image: Descriptor, name: str | None) -> None:
         """List an image, under a name that another one then loses."""
-        entry = image.to_dict()
-        if name is not None:
-            entry["annotations"] = {**entry.get("annotations", {}), _NAME: name}
+        self.add_all([(image, name)])
+
+    def add_all(self, images: Iterable[tuple[Descriptor, str | None]]) -> None:
+        """List images as `add` does, writing the index once."""
         with self._marker.open("rb") as marker:
             _lock(marker, wait=True)  # of two that list an image, neither loses the other's
             index = self._index()
-            others = [e for e in index["manifests"] if (_name_of(e), e.get("digest")) != (name, str(image.digest))]
-            index["manifests"] = [*(e for e in others if name is None or _name_of(e) != name), entry]
+            listed = {_name_of(e) or e["digest"]: e for e in index["manifests"]}
+            for image, name in images:
+                entry = image.to_dict()
+                if name is not None:
+                    entry["annotations"] = {**entry.get("annotations", {}), _NAME: name}
+                listed.pop(name or str(image.digest), None)
+                listed[name or str(image.digest)] = entry
+            index["manifests"] = list(listed.values())
             self._write_index(index)
 
     def path(self, digest: Digest) -> Path:
@@ -206,15 +222,15 @@ def download_image(
     root = yield from v2.get_manifest(session, repository, reference)
     if platform is not None:
         root = yield from v2.get_manifest(session, repository, _of_platform(root, platform))
-    manifests = yield from _closure(session, repository, root)
+    manifests = yield from closure(session, repository, root)
     blobs: dict[Digest, Descriptor] = {}
     for manifest in manifests:
-        found = yield from _blobs(session, repository, manifest)
+        found = yield from blobs_of(session, repository, manifest)
         blobs.update({blob.digest: blob for blob in found})
     copied, total = 0, sum(blob.size for blob in blobs.values())
     for blob in blobs.values():
         if not layout.has(blob.digest, blob.size):
-            yield from _fetch(session, repository, layout, blob, _moved_by(progress, copied, total))
+            yield from fetch_blob(session, repository, layout, blob, _moved_by(progress, copied, total))
         copied += blob.size
     for manifest in reversed(manifests):  # children before what lists them
         layout.store(manifest.digest, manifest.raw)
@@ -245,14 +261,14 @@ def upload_image(
     if reference is not None:
         check_tag(reference)
     image = layout.find(name)
-    manifests = _stored_closure(layout, image)
-    blobs = {blob.digest: blob for manifest in manifests for blob in _own_blobs(manifest)}
+    manifests = stored_closure(layout, image)
+    blobs = {blob.digest: blob for manifest in manifests for blob in own_blobs(manifest)}
     copied, total = 0, sum(blob.size for blob in blobs.values())
     for blob in blobs.values():
         if layout.has(blob.digest):
             content = Content(layout.path(blob.digest), progress=_moved_by(progress, copied, total))
             yield from upload.upload_blob(session, repository, blob.digest, content, chunk_bytes=chunk_bytes)
-        elif not _may_be_missing(blob):
+        elif not may_be_missing(blob):
             raise UsageError(f"{clean(layout.folder)} lacks the blob {blob.digest.short}: download the image again")
         copied += blob.size
     for manifest in reversed(manifests):
@@ -266,7 +282,7 @@ def upload_image(
 # -- what belongs to an image ----------------------------------------------------------------
 
 
-def _closure(session: Session, repository: str, root: AnyManifest) -> Conversation[list[AnyManifest]]:
+def closure(session: Session, repository: str, root: AnyManifest) -> Conversation[list[AnyManifest]]:
     """Return a manifest and all that its indexes list, parents before children; what is not there is left out."""
     found: dict[Digest, AnyManifest] = {root.digest: root}
     asked = {root.digest}
@@ -287,7 +303,8 @@ def _closure(session: Session, repository: str, root: AnyManifest) -> Conversati
     return _parents_first(found, root)
 
 
-def _stored_closure(layout: Layout, image: Descriptor) -> list[AnyManifest]:
+def stored_closure(layout: Layout, image: Descriptor) -> list[AnyManifest]:
+    """Return an image of a layout and all of its children that the layout has, parents before children."""
     root = layout.manifest(image.digest, image.media_type)
     found: dict[Digest, AnyManifest] = {root.digest: root}
     waiting = [root]
@@ -315,36 +332,38 @@ def _parents_first(found: dict[Digest, AnyManifest], root: AnyManifest) -> list[
     return list(reversed(children_first.values()))
 
 
-def _blobs(session: Session, repository: str, manifest: AnyManifest) -> Conversation[list[Descriptor]]:
+def blobs_of(session: Session, repository: str, manifest: AnyManifest) -> Conversation[list[Descriptor]]:
     """Return the blobs of a manifest; of schema 1, which has no sizes, the registry is asked for them."""
     if not isinstance(manifest, LegacyManifest):
-        return _own_blobs(manifest)
+        return own_blobs(manifest)
     found = []
-    for blob in _own_blobs(manifest):
+    for blob in own_blobs(manifest):
         head = yield from v2.head_blob(session, repository, blob.digest)
         found.append(replace(blob, size=head.size or 0))
     return found
 
 
-def _own_blobs(manifest: AnyManifest) -> list[Descriptor]:
+def own_blobs(manifest: AnyManifest) -> list[Descriptor]:
+    """Return the config and layers that a manifest names; of schema 1 without their sizes."""
     if isinstance(manifest, LegacyManifest):
         return [Descriptor("application/octet-stream", digest, 0) for digest in dict.fromkeys(manifest.layers)]
     return list(manifest.blobs) if isinstance(manifest, Manifest) else []
 
 
-def _may_be_missing(blob: Descriptor) -> bool:
+def may_be_missing(blob: Descriptor) -> bool:
     """Return whether a layer stays with its vendor, who is never asked for it: its manifest names a URL instead."""
     return "nondistributable" in blob.media_type or ".foreign." in blob.media_type
 
 
-def _fetch(
+def fetch_blob(
     session: Session, repository: str, layout: Layout, blob: Descriptor, progress: TransferProgress | None
 ) -> Conversation[None]:
+    """Copy a blob into a layout, verified; what stays with its vendor may be missing."""
     try:
         with layout.receiving(blob, progress) as sink:
             yield from v2.download_blob(session, repository, blob.digest, sink)
     except NotFound:
-        if not _may_be_missing(blob):
+        if not may_be_missing(blob):
             raise
 
 

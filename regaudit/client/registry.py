@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 
 from regaudit._version import __version__
 from regaudit.client import v1, v2
-from regaudit.client.blocking import BlockingDriver, Transport
-from regaudit.client.bulk import Bulk
+from regaudit.client.blocking import BlockingDriver
+from regaudit.client.bulk import Bulk, bulk_driver
 from regaudit.client.credentials import find_credentials, find_part_credentials
 from regaudit.client.exchange import READ_DEADLINE, STALL, Conversation, RetryPolicy, Session
 from regaudit.client.login import Login, login
 from regaudit.client.registry_v1 import RegistryV1
 from regaudit.client.repository import Repository
+from regaudit.client.throttle import Gate
+from regaudit.client.transport import IN_FLIGHT, Transport
 from regaudit.errors import AccessDenied, AuthenticationFailed, NotARegistry, Unsupported, UsageError
 from regaudit.reference import RegistryName, check_repository, parse_registry
 from regaudit.text import clean
@@ -59,7 +61,9 @@ class Registry:
     busy_tries : int
         Attempts of a request to which the registry says that it is busy (429, 503).
     in_flight : int
-        The most requests at a time.
+        The most requests at a time. How many the registry can use is found out, and never goes beyond.
+    driver : str, optional
+        What reads many things at once: ``libcurl`` or ``threads``; libcurl where pycurl is installed unless given.
     trusted_realms : sequence of str
         Hosts of token servers that may see the credentials, beside the registry's own and the known ones.
     trusted_endpoints : sequence of str
@@ -95,7 +99,8 @@ class Registry:
         stall_timeout: float = STALL,
         tries: int = 3,
         busy_tries: int = 6,
-        in_flight: int = 8,
+        in_flight: int = IN_FLIGHT,
+        driver: str | None = None,
         trusted_realms: Sequence[str] = (),
         trusted_endpoints: Sequence[str] = (),
         user_agent: str = f"regaudit/{__version__}",
@@ -123,19 +128,21 @@ class Registry:
         if username is None and token is None:
             self.session.divide(find_part_credentials(name))
         certificate = client_certificate and (_file(client_certificate[0]), _file(client_certificate[1]))
-        self._driver = BlockingDriver(
-            Transport(
-                verify=_file(ca) if ca is not None else not insecure,
-                client_certificate=certificate,
-                proxies=_proxies(proxy, from_environment=use_env_proxy),
-                bypasses=urllib.request.proxy_bypass if use_env_proxy and proxy is None else None,
-                user_agent=user_agent,
-                connect_seconds=connect_timeout,
-                stall_seconds=stall_timeout,
-                in_flight=in_flight,
-            )
+        if in_flight < 1:
+            raise UsageError("in_flight= is less than one request at a time: give 1 or more")
+        transport = Transport(
+            verify=_file(ca) if ca is not None else not insecure,
+            client_certificate=certificate,
+            proxies=_proxies(proxy, from_environment=use_env_proxy),
+            bypasses=urllib.request.proxy_bypass if use_env_proxy and proxy is None else None,
+            user_agent=user_agent,
+            connect_seconds=connect_timeout,
+            stall_seconds=stall_timeout,
+            in_flight=in_flight,
         )
-        self._in_flight = in_flight
+        self._gate = Gate(in_flight)
+        self._driver = BlockingDriver(transport, self._gate)
+        self._bulk = bulk_driver(driver, transport, self._gate, self._driver)
         self._version: str | None = None
         self.v1 = RegistryV1(self, trusted_endpoints)
 
@@ -149,8 +156,10 @@ class Registry:
         return self._driver.run(conversation)
 
     def bulk(self) -> Bulk:
-        """Return a pool that runs many conversations at once."""
-        return Bulk(self._driver, self._in_flight)
+        """Return what runs many conversations at once; to be used with ``with``, in one thread."""
+        if self._driver.stopping.is_set():
+            raise UsageError("the registry was closed: make a new Registry to speak to it again")
+        return self._bulk.open()
 
     def ping(self) -> v2.Ping:
         """Ask whether this is a registry and lets us in: status (200 or 401), headers and body.
@@ -230,8 +239,9 @@ class Registry:
             raise Unsupported(f"{self.host} speaks only the v1 interface: use registry.v1.{clean(instead, 300)}")
 
     def close(self) -> None:
-        """Close all connections."""
+        """End what is under way, and close all connections."""
         self._driver.close()
+        self._bulk.close()
 
     def __enter__(self) -> Self:
         return self

@@ -583,13 +583,13 @@ def _same_place(ours: str, theirs: str) -> bool:
 
 
 def _verified(response: Response, repository: str, reference: str) -> AnyManifest:
-    where = f"{safe_url(response.url)}: "
     if not response.body:
-        raise TruncatedResponse(f"{where}the answer is empty", url=safe_url(response.url))
+        raise TruncatedResponse(f"{safe_url(response.url)}: the answer is empty", url=safe_url(response.url))
     try:
         manifest = with_signers(parse_manifest(response.body, _content_type(response)))
     except (BadManifest, BadSignature) as error:
-        raise type(error)(f"{where}{error}", url=safe_url(response.url), status=200) from None
+        url = safe_url(response.url)
+        raise type(error)(f"{url}: {error}", url=url, status=200) from None
     announced = _announced(response, repository, reference)
     asked = Digest(reference) if ":" in reference else None
     for digest in (asked, announced):
@@ -599,9 +599,8 @@ def _verified(response: Response, repository: str, reference: str) -> AnyManifes
             # the same bytes under another algorithm: known by the digest that it was asked for
             return replace(manifest, digest=digest)
         if manifest.media_type not in SCHEMA1_TYPES or digest is asked:
-            raise DigestMismatch(
-                f"{where}the bytes hash to {manifest.digest.short}, not to {digest.short}", url=safe_url(response.url)
-            )
+            url = safe_url(response.url)
+            raise DigestMismatch(f"{url}: the bytes hash to {manifest.digest.short}, not to {digest.short}", url=url)
     return manifest
 
 
@@ -619,13 +618,15 @@ def _announced(response: Response, repository: str, reference: str) -> Digest | 
 
 
 def _content_type(response: Response) -> str:
-    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    text: str = response.headers.get("content-type", "")
+    return text.partition(";")[0].strip().lower()
 
 
 def manifest_url(session: Session, repository: str, reference: str) -> str:
     """Return the URL of a manifest, with its repository, tag or digest checked against the grammar."""
-    checked = Digest(reference) if ":" in reference else check_tag(reference)
-    return session.url(f"/v2/{check_repository(repository)}/manifests/{quote(checked, safe=':')}")
+    # of all that the grammars allow, only the digests of odd algorithms have characters to quote
+    checked = quote(Digest(reference), safe=":") if ":" in reference else check_tag(reference)
+    return session.url(f"/v2/{check_repository(repository)}/manifests/{checked}")
 
 
 def _what(session: Session, repository: str, reference: str) -> str:

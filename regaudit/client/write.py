@@ -7,6 +7,8 @@ is: what a status means is decided where the state is read afterwards.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from typing import Any
 from urllib.parse import quote
@@ -115,10 +117,22 @@ def unlist_referrer(session: Session, repository: str, manifest: AnyManifest) ->
     index = yield from fallback_index(session, repository, manifest.subject.digest)
     if index is None or all(entry["digest"] != manifest.digest for entry in index.to_dict()["manifests"]):
         return
-    document = index.to_dict()
-    document["manifests"] = [entry for entry in document["manifests"] if entry["digest"] != manifest.digest]
     tag = attached_tag(manifest.subject.digest)
-    yield from _store(session, repository, tag, _dump(document), index.media_type)
+    yield from _store(session, repository, tag, without_entries(index, {str(manifest.digest)}), index.media_type)
+
+
+def without_entries(index: Index, digests: AbstractSet[str]) -> bytes:
+    """Return the bytes of a list without the entries of some digests; all else stays, fields unknown here included."""
+    document = index.to_dict()
+    return _dump(document | {"manifests": [e for e in document["manifests"] if e["digest"] not in digests]})
+
+
+def with_entries(index: Index, entries: Iterable[dict[str, Any]]) -> bytes:
+    """Return the bytes of a list with more entries, each digest once."""
+    document = index.to_dict()
+    there = {entry["digest"] for entry in document["manifests"]}
+    more = [entry for entry in entries if entry["digest"] not in there]
+    return _dump(document | {"manifests": [*document["manifests"], *more]})
 
 
 def _delete(session: Session, repository: str, path: str) -> Conversation[Response]:

@@ -13,18 +13,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from regaudit.client import v1
 from regaudit.client.bulk import Bulk, Result
 from regaudit.client.exchange import Conversation, Once
 from regaudit.client.grants import SessionV1
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
-from regaudit.inventory.reading import Progress, Selection, columns_from, place_of_problem
+from regaudit.inventory.cache import Cache
+from regaudit.inventory.columns import MISSING, NAT, frame, microseconds
+from regaudit.inventory.documents import DocumentWriter
+from regaudit.inventory.progress import Meter, Progress
+from regaudit.inventory.reading import Selection, problem_table
 from regaudit.inventory.snapshot import Snapshot
+from regaudit.inventory.tables import CREATED_SOURCES, KINDS, PUSHED_SOURCES, digest_dtype
 from regaudit.manifest import LARGEST_SIZE, believable
 from regaudit.text import redact
 
 logger = logging.getLogger("regaudit.inventory")
+
+_LISTINGS = frozenset({"catalog", "tags"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,9 @@ class ReadingV1:
 
     registry: Registry
     selection: Selection
+    # Nothing in v1 is known by its bytes: it has no use for these.
+    cache: Cache | None = None
+    documents: DocumentWriter | None = None
     taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     layers: dict[str, _Layer] = field(default_factory=dict)
     tags: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
@@ -60,6 +72,7 @@ class ReadingV1:
     pending: Counter[str] = field(default_factory=Counter)
     problems: list[dict[str, Any]] = field(default_factory=list)
     tags_done: int = 0
+    listing: int = 0
 
     def run(self, show: Callable[[Progress], None]) -> None:
         """Read everything selected, showing how far it has come."""
@@ -69,9 +82,8 @@ class ReadingV1:
                     self._submit(bulk, "", ("catalog",), v1.search(self._session, ""))
                 for name in self.selection.literals:
                     self._read_repository(bulk, v1.full_name(name))
-                for result in bulk.results():
+                for result in Meter(self, self.registry.session.counts, show).results(bulk):
                     self._take(bulk, result)
-                    show(self._progress())
         except KeyboardInterrupt:
             self._interrupted()
 
@@ -83,6 +95,7 @@ class ReadingV1:
 
     def _submit(self, bulk: Bulk, repository: str, key: tuple[str, ...], conversation: Conversation[Any]) -> None:
         self.pending[repository] += 1
+        self.listing += key[0] in _LISTINGS
         bulk.submit((repository, *key), conversation)
 
     def _read_repository(self, bulk: Bulk, name: str) -> None:
@@ -137,6 +150,7 @@ class ReadingV1:
         else:
             self._take_image(result, repository, rest[0])
         self.pending[repository] -= 1
+        self.listing -= what in _LISTINGS
 
     def _take_catalog(self, bulk: Bulk, result: Result) -> None:
         found: v1.Search | None = result.value
@@ -228,41 +242,51 @@ class ReadingV1:
             message = "the reading was interrupted"
             self._note(name or None, None, stage, error="interrupted", message=message, blocking=True)
 
-    def _progress(self) -> Progress:
+    def counted(self) -> tuple[int, int, int, bool]:
+        """Return tags listed, repositories done, repositories to be read, and whether all tags are listed."""
         total = len(self.repositories)
         unfinished = sum(bool(self.pending[name]) for name in self.repositories)
-        requests = sum(self.registry.session.counts.values())
-        return Progress(self.tags_done, len(self.tags), total - unfinished, total, requests)
+        return len(self.tags), total - unfinished, total, not self.listing
 
     # -- tables -------------------------------------------------------------------------------
 
     def snapshot(self, patterns: tuple[str, ...], requests: dict[str, int]) -> Snapshot:
         """Return what was read."""
-        tags = [self._tag(*key) for key in sorted(self.tags)]
-        return Snapshot.from_columns(
-            columns_from({"tags": tags, "problems": sorted(self.problems, key=place_of_problem)}),
+        dictionary = digest_dtype(())
+        none = {table: frame(table, 0, {}, dictionary) for table in ("manifests", "blobs", "children")}
+        return Snapshot(
             registry=self.registry.host,
             taken_at=self.taken_at,
             finished_at=datetime.now(UTC),
             patterns=patterns,
             repositories=tuple(sorted(self.repositories)),
+            tags=frame("tags", len(self.tags), self._tag_columns(), dictionary),
+            problems=problem_table(self.problems),
             requests=requests,
+            **none,
         )
 
-    def _tag(self, repository: str, tag: str) -> dict[str, Any]:
-        image_id, seen_at = self.tags[repository, tag]
-        described = self.images.get((repository, image_id), _Described(read=False))
+    def _tag_columns(self) -> dict[str, Any]:
+        keys = sorted(self.tags)
+        ids = [self.tags[key][0] for key in keys]
+        described = [
+            self.images.get((repository, image_id), _Described(read=False))
+            for (repository, _), image_id in zip(keys, ids, strict=True)
+        ]
+        created = np.array([microseconds(found.created) for found in described], dtype=np.int64)
+        sizes = [MISSING if found.content_bytes is None else found.content_bytes for found in described]
+        kinds = [KINDS.index("image" if found.read else "unknown") for found in described]
         return {
-            "registry": self.registry.host,
-            "repository": repository,
-            "tag": tag,
-            "image_id": image_id,
-            "kind": "image" if described.read else "unknown",
-            "created": described.created,
-            "created_source": "v1" if described.created is not None else "none",
-            "pushed_source": "none",
-            "content_bytes": described.content_bytes,
-            "seen_at": seen_at,
+            "registry": [self.registry.host] * len(keys),
+            "repository": [repository for repository, _ in keys],
+            "tag": [tag for _, tag in keys],
+            "image_id": ids,
+            "kind": np.array(kinds, dtype=np.int8),
+            "created": created,
+            "created_source": np.where(created == NAT, *(CREATED_SOURCES.index(word) for word in ("none", "v1"))),
+            "pushed_source": np.full(len(keys), PUSHED_SOURCES.index("none")),
+            "content_bytes": np.array(sizes, dtype=np.int64),
+            "seen_at": np.array([microseconds(self.tags[key][1]) for key in keys], dtype=np.int64),
         }
 
 

@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from regaudit.client import v2
 from regaudit.client.bulk import Bulk, Result
 from regaudit.client.exchange import Conversation
 from regaudit.client.registry import Registry
 from regaudit.errors import BadManifest, NotFound, RegistryError
-from regaudit.inventory.reading import Progress, Selection, columns_from, place_of_problem
-from regaudit.inventory.snapshot import Document, Documents, Snapshot
+from regaudit.inventory.cache import Cache
+from regaudit.inventory.documents import Documents, DocumentWriter
+from regaudit.inventory.found import Found
+from regaudit.inventory.progress import Meter, Progress
+from regaudit.inventory.reading import Selection, problem_table
+from regaudit.inventory.snapshot import Snapshot
 from regaudit.manifest import (
     IMAGE_CONFIG_TYPES,
-    LARGEST_SIZE,
-    OCI_CONFIG,
     AnyManifest,
     Descriptor,
-    ImageConfig,
     Index,
     LegacyManifest,
     Manifest,
-    believable,
     parse_image_config,
 )
-from regaudit.reference import Digest
-from regaudit.text import parse_time, redact
+from regaudit.reference import Digest, subject_of_tag
+from regaudit.text import redact
 
 logger = logging.getLogger("regaudit.inventory")
 
+_LISTINGS = frozenset({"catalog", "tags"})
 # An index nests once or twice; these bounds end a walk that a hostile registry never would.
 _DEEPEST_INDEX = 8
 _WIDEST_INDEX = 10_000
-_CREATED_ANNOTATION = "org.opencontainers.image.created"
-_DISCOVERED = {"tag": "tag", "child": "index", "referrer": "referrer"}
-# What is found in several ways is found by the first of these, whichever answer came first.
-_PRECEDENCE = ("tag", "index", "referrer", "vendor")
+# How a manifest is found that only its signature leads to.
+_SUBJECT = "subject"
+# So many tags are under way at a time: more than any number of requests in flight, and a small part of a million,
+# each of which would otherwise lie in memory as a conversation that has not begun.
+_MOST_TAGS_UNDER_WAY = 1_000
 
 
-@dataclass(slots=True)
-class _Found:
-    """A manifest of a repository, and how it was found."""
+class _Want(NamedTuple):
+    """Why a manifest is asked for by its digest: how it was found, how deep, and the tag that is on it."""
 
-    manifest: AnyManifest
-    discovered_by: str
-    platform: str | None = None
+    way: str
+    depth: int = 0
+    tag: str | None = None
 
 
 @dataclass(slots=True)
@@ -60,22 +62,31 @@ class ReadingV2:
     registry: Registry
     selection: Selection
     referrers: bool
-    keep: bool
     head_first: bool
+    cache: Cache | None = None
+    documents: DocumentWriter | None = None
     taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    tags: dict[tuple[str, str], tuple[Digest | None, datetime]] = field(default_factory=dict)
-    found: dict[tuple[str, Digest], _Found] = field(default_factory=dict)
-    asked: set[tuple[str, Digest]] = field(default_factory=set)
-    configs: dict[Digest, ImageConfig | None] = field(default_factory=dict)
-    media_types: dict[Digest, str] = field(default_factory=dict)
-    needing: dict[Digest, set[str]] = field(default_factory=dict)
+    found: Found = field(init=False)
+    kept: bytearray = field(default_factory=bytearray)
+    places: dict[str, int] = field(default_factory=dict)
+    cached: int = 0
+    waiting: deque[tuple[str, Iterator[str], frozenset[str]]] = field(default_factory=deque)
+    under_way: int = 0
+    wanted: dict[int, list[_Want]] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
+    bad_configs: set[Digest] = field(default_factory=set)
+    needing: dict[Digest, tuple[str, set[str]]] = field(default_factory=dict)
     repositories: dict[str, None] = field(default_factory=dict)
     pending: Counter[str] = field(default_factory=Counter)
     unfinished: int = 0
-    missing: set[tuple[str, Digest]] = field(default_factory=set)
+    subjects: dict[str, set[Digest]] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
     tags_total: int = 0
     tags_done: int = 0
+    listing: int = 0
+
+    def __post_init__(self) -> None:
+        self.found = Found(self.registry.host, self.taken_at)
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -87,16 +98,22 @@ class ReadingV2:
                     self._submit(bulk, "", ("catalog",), v2.catalog(self.registry.session))
                 for name in self.selection.literals:
                     self._read_repository(bulk, name)
-                for result in bulk.results():
+                for result in Meter(self, self.registry.session.counts, show).results(bulk):
                     self._take(bulk, result)
-                    show(self._progress())
+                    self._feed(bulk)
+                    if self.cache is not None:
+                        self.cache.tend()
         except KeyboardInterrupt:
             self._interrupted()
 
     def _submit(self, bulk: Bulk, repository: str, key: tuple[Any, ...], conversation: Conversation[Any]) -> None:
-        self.unfinished += repository in self.repositories and not self.pending[repository]
-        self.pending[repository] += 1
+        self._expect(repository, 1)
+        self.listing += key[0] in _LISTINGS
         bulk.submit((repository, *key), conversation)
+
+    def _expect(self, repository: str, answers: int) -> None:
+        self.unfinished += repository in self.repositories and not self.pending[repository] and answers > 0
+        self.pending[repository] += answers
 
     def _read_repository(self, bulk: Bulk, name: str) -> None:
         if name in self.repositories:
@@ -106,36 +123,41 @@ class ReadingV2:
         if not self.referrers:
             self._problem(name, None, "referrers", "not_asked", "referrers were not asked for", blocking=True)
 
-    def _read_tag(self, repository: str, tag: str) -> Conversation[AnyManifest]:
-        session = self.registry.session
-        if not self.head_first:
-            return (yield from v2.get_manifest(session, repository, tag))
-        try:
-            head = yield from v2.head_manifest(session, repository, tag)
-        except NotFound:  # definite only where the registry answers HEAD at all: let GET say it
-            return (yield from v2.get_manifest(session, repository, tag))
-        known = self.found.get((repository, head.digest)) if head.digest is not None else None
-        if known is not None and known.manifest.media_type == head.media_type:
-            return known.manifest
-        return (yield from v2.get_manifest(session, repository, head.digest or tag))
+    def _feed(self, bulk: Bulk) -> None:
+        """Ask for more tags where there is room."""
+        while self.waiting and self.under_way < _MOST_TAGS_UNDER_WAY:
+            repository, tags, known = self.waiting[0]
+            tag = next(tags, None)
+            if tag is None:
+                self.waiting.popleft()
+                continue
+            self.under_way += 1
+            if self.head_first or tag in known:
+                bulk.submit((repository, "head", tag), v2.head_manifest(self.registry.session, repository, tag))
+            else:
+                bulk.submit((repository, "tag", tag), v2.get_manifest(self.registry.session, repository, tag))
+
+    def _want(self, bulk: Bulk, repository: str, digest: Digest, want: _Want) -> None:
+        """Ask for a manifest by its digest, once for all who want it."""
+        key = self.found.key(repository, digest)
+        if key in self.wanted:
+            self.wanted[key].append(want)
+            return
+        self.wanted[key] = [want]
+        self._submit(bulk, repository, ("manifest", digest), v2.get_manifest(self.registry.session, repository, digest))
 
     # -- taking -------------------------------------------------------------------------------
 
     def _take(self, bulk: Bulk, result: Result) -> None:
         key: tuple[Any, ...] = result.key  # type: ignore[assignment]  # as `_submit` made it
         repository, what, *rest = key
-        handlers: dict[str, Callable[..., None]] = {
-            "catalog": self._take_catalog,
-            "tags": self._take_tags,
-            "tag": self._take_tag,
-            "manifest": self._take_manifest,
-            "config": self._take_config,
-            "referrers": self._take_referrers,
-        }
-        handlers[what](bulk, result, repository, *rest)
+        getattr(self, f"_take_{what}")(bulk, result, repository, *rest)
         # Only now, so that an interrupt in the lines above leaves the repository unread.
+        self.listing -= what in _LISTINGS
         self.pending[repository] -= 1
-        self.unfinished -= repository in self.repositories and not self.pending[repository]
+        if repository in self.repositories and not self.pending[repository]:
+            self.unfinished -= 1
+            self._read_subjects(bulk, repository)
 
     def _take_catalog(self, bulk: Bulk, result: Result, _: str) -> None:
         listing: v2.Listing = _value(result)
@@ -148,7 +170,7 @@ class ReadingV2:
         for name in self.selection.of_catalog(listing.names):
             self._read_repository(bulk, name)
 
-    def _take_tags(self, bulk: Bulk, result: Result, repository: str) -> None:
+    def _take_tags(self, _: Bulk, result: Result, repository: str) -> None:
         listing: v2.Listing = _value(result)
         for name in listing.invalid:
             self._problem(
@@ -157,52 +179,120 @@ class ReadingV2:
         if listing.error is not None:
             self._failed(repository, None, "tags", listing.error)
         self.tags_total += len(listing.names)
-        for tag in listing.names:
-            self._submit(bulk, repository, ("tag", tag), self._read_tag(repository, tag))
+        self._expect(repository, len(listing.names))
+        known: frozenset[str] = frozenset()
+        if self.cache is not None:
+            self.places[repository] = self.cache.place(self.registry.host, repository)
+            known = self.cache.known_tags(self.places[repository], listing.names, complete=listing.error is None)
+        self.waiting.append((repository, iter(listing.names), known))
+
+    def _take_head(self, bulk: Bulk, result: Result, repository: str, tag: str) -> None:
+        head: v2.Head | None = result.value
+        if head is None and not isinstance(result.error, NotFound):
+            self._lose_tag(repository, tag, result.error)
+        elif head is None or head.digest is None:  # a 404 is definite only where the registry answers HEAD at all
+            conversation = v2.get_manifest(self.registry.session, repository, tag)
+            self._submit(bulk, repository, ("tag", tag), conversation)
+        elif self.found.knows(self.found.key(repository, head.digest), head.media_type):
+            self.found.find_again(self.found.key(repository, head.digest), "tag")
+            self._settle_tag(repository, tag, head.digest, head.media_type)
+        elif self._meet_cached(bulk, repository, head.digest, head.media_type, _Want("tag"), anywhere=True):
+            self._settle_tag(repository, tag, head.digest, head.media_type)
+        else:
+            self._want(bulk, repository, head.digest, _Want("tag", 0, tag))
 
     def _take_tag(self, bulk: Bulk, result: Result, repository: str, tag: str) -> None:
-        self.tags_done += 1
         manifest: AnyManifest | None = result.value
-        if manifest is not None:
-            self._meet(bulk, repository, manifest, "tag", 0)
-        # After its manifest: an interrupt in between must not leave a tag on something unknown.
-        self.tags[repository, tag] = (None if manifest is None else manifest.digest, datetime.now(UTC))
-        if manifest is not None:
+        if manifest is None:
+            self._lose_tag(repository, tag, result.error)
             return
-        if isinstance(result.error, NotFound):
-            message = "the tag is listed, and its manifest is gone"
-            self._failed(repository, tag, "manifest", result.error, kind="dangling", message=message, blocking=False)
-        else:
-            self._failed(repository, tag, "manifest", result.error)
+        self._meet(bulk, repository, manifest, "tag", 0)
+        self._settle_tag(repository, tag, manifest.digest, manifest.media_type)
 
-    def _take_manifest(
-        self, bulk: Bulk, result: Result, repository: str, digest: Digest, role: str, depth: int
-    ) -> None:
-        if result.value is not None:
-            self._meet(bulk, repository, result.value, _DISCOVERED[role], depth)
-        elif isinstance(result.error, NotFound):
-            self.missing.add((repository, digest))
-            message = f"listed as a {role}, and not there"
-            self._failed(
-                repository, digest, "manifest", result.error, kind="missing_child", message=message, blocking=False
-            )
+    def _settle_tag(self, repository: str, tag: str, digest: Digest | None, media_type: str = "") -> None:
+        """Note what a tag is on. After its manifest: an interrupt in between must not leave a tag on something unknown."""
+        self.under_way -= 1
+        self.tags_done += 1
+        self.found.add_tag(repository, tag, digest)
+        if digest is not None and (subject := subject_of_tag(tag)) is not None:
+            self.subjects.setdefault(repository, set()).add(subject)
+        if self.cache is None:
+            return
+        if digest is None:
+            self.cache.forget_tag(self.places[repository], tag)
         else:
-            self._failed(repository, digest, "manifest", result.error)
+            self.cache.set_tag(self.places[repository], tag, digest, media_type)
+
+    def _lose_tag(self, repository: str, tag: str, error: RegistryError | None) -> None:
+        self._settle_tag(repository, tag, None)
+        if isinstance(error, NotFound):
+            message = "the tag is listed, and its manifest is gone"
+            self._failed(repository, tag, "manifest", error, kind="dangling", message=message, blocking=False)
+        else:
+            self._failed(repository, tag, "manifest", error)
+
+    def _take_manifest(self, bulk: Bulk, result: Result, repository: str, digest: Digest) -> None:
+        key = self.found.key(repository, digest)
+        wants = self.wanted.pop(key)
+        if result.value is None:
+            self._lose_manifest(repository, digest, wants, result.error)
+            return
+        for want in wants:
+            way = "referrer" if want.way == _SUBJECT else want.way
+            self._meet(bulk, repository, result.value, way, want.depth)
+            if want.tag is not None:
+                self._settle_tag(repository, want.tag, digest, result.value.media_type)
+
+    def _lose_manifest(self, repository: str, digest: Digest, wants: list[_Want], error: RegistryError | None) -> None:
+        for tag in (want.tag for want in wants if want.tag is not None):
+            self._lose_tag(repository, tag, error)
+        ways = [want.way for want in wants if want.tag is None]
+        if not ways or (isinstance(error, NotFound) and set(ways) == {_SUBJECT}):
+            return  # a subject that was deleted, and left its signature behind, is nothing that anything needs
+        self.lost.add(self.found.key(repository, digest))
+        if isinstance(error, NotFound):
+            self._release(repository, digest)
+            self.found.missing.add(self.found.key(repository, digest))
+            way = next(way for way in ways if way != _SUBJECT)
+            message = f"listed as a {'child' if way == 'index' else way}, and not there"
+            self._failed(repository, digest, "manifest", error, kind="missing_child", message=message, blocking=False)
+        else:
+            self._failed(repository, digest, "manifest", error)
 
     def _take_config(self, bulk: Bulk, result: Result, repository: str, digest: Digest) -> None:
-        waiting = self.needing.pop(digest) - {repository}
+        media_type, needing = self.needing.pop(digest)
+        waiting = needing - {repository}
         if result.error is not None:
+            if isinstance(result.error, NotFound):
+                self._release(repository, digest)
             # definitely gone, it can protect nothing: only the image's own age and labels are not known
             self._failed(repository, digest, "config", result.error, blocking=not isinstance(result.error, NotFound))
             if waiting:  # a blob is asked for in a repository, and another one may have it
-                self._ask_config(bulk, min(waiting), digest, waiting)
+                self._ask_config(bulk, min(waiting), digest, media_type, waiting)
             return
+        if self.cache is not None:
+            self.cache.add(self.places[repository], digest, "", result.value)
+        self._take_in_config(digest, media_type, result.value, needing)
+
+    def _take_in_config(self, digest: Digest, media_type: str, raw: bytes, needing: set[str]) -> None:
+        for name in needing:
+            self._hold(name, digest, "")
         try:
-            self.configs[digest] = parse_image_config(result.value)
+            self.found.add_config(digest, parse_image_config(raw))
         except BadManifest:
-            self.configs[digest] = None
-            for name in {repository, *waiting}:
+            self.bad_configs.add(digest)
+            for name in needing:
                 self._bad_config(name, digest)
+        else:
+            self._keep(digest, media_type, raw)
+
+    def _hold(self, repository: str, digest: Digest, media_type: str) -> None:
+        if self.cache is not None:
+            self.cache.hold(self.places[repository], digest, media_type)
+
+    def _release(self, repository: str, digest: Digest) -> None:
+        if self.cache is not None:
+            self.cache.release(self.places[repository], digest)
 
     def _bad_config(self, repository: str, digest: Digest) -> None:
         message = "the image config is not a JSON object that can be believed: age, platform and labels are not known"
@@ -213,25 +303,69 @@ class ReadingV2:
             self._failed(repository, digest, "referrers", result.error)
             return
         for descriptor in result.value or ():
-            self._read_manifest(bulk, repository, descriptor, "referrer", depth + 1)
+            # the registry lists it now: if the cache has it from here, it is still here
+            self._read_manifest(bulk, repository, descriptor, _Want("referrer", depth + 1), there=True)
 
-    def _meet(self, bulk: Bulk, repository: str, manifest: AnyManifest, discovered_by: str, depth: int) -> None:
-        """Take in a manifest, and ask for what hangs on it."""
-        key = (repository, manifest.digest)
-        if key in self.found:
-            known = self.found[key]
-            known.discovered_by = min(known.discovered_by, discovered_by, key=_PRECEDENCE.index)
+    def _meet_cached(
+        self, bulk: Bulk, repository: str, digest: Digest, media_type: str, want: _Want, *, anywhere: bool = False
+    ) -> bool:
+        """Meet a manifest that the cache has, from this repository or else from anywhere; return whether it has."""
+        if self.cache is None:
+            return False
+        manifest = self.cache.manifest(digest, media_type, None if anywhere else self.places[repository])
+        if manifest is None:
+            return False
+        self.cached += 1
+        self._meet(bulk, repository, manifest, want.way, want.depth, cached=True)
+        return True
+
+    def _meet(
+        self,
+        bulk: Bulk,
+        repository: str,
+        manifest: AnyManifest,
+        discovered_by: str,
+        depth: int,
+        *,
+        cached: bool = False,
+    ) -> None:
+        """Take in a manifest, and ask for what hangs on it: where it is from the cache, what is there needs no asking."""
+        key = self.found.key(repository, manifest.digest)
+        if self.found.knows(key):
+            self.found.find_again(key, discovered_by)
             return
-        self.found[key] = _Found(manifest, discovered_by)
-        self.asked.add(key)
+        self.found.add(key, manifest, discovered_by)
+        if manifest.subject is not None:
+            self.subjects.setdefault(repository, set()).add(manifest.subject.digest)
+        self._keep(manifest.digest, manifest.media_type, manifest.raw)
+        self._remember(repository, manifest, cached=cached)
         if isinstance(manifest, LegacyManifest):
             return
         if isinstance(manifest, Index):
-            self._read_children(bulk, repository, manifest, depth)
+            self._read_children(bulk, repository, manifest, depth, cached=cached)
         else:
             self._read_config(bulk, repository, manifest)
         if self.referrers and self.registry.session.capabilities.get("referrers", True):
             self._read_referrers(bulk, repository, manifest.digest, depth)
+
+    def _remember(self, repository: str, manifest: AnyManifest, *, cached: bool) -> None:
+        if self.cache is None:
+            return
+        if cached:
+            self.cache.hold(self.places[repository], manifest.digest, manifest.media_type)
+        else:
+            self.cache.add(self.places[repository], manifest.digest, manifest.media_type, manifest.raw)
+
+    def _keep(self, digest: Digest, media_type: str, raw: bytes) -> None:
+        """Keep a document, once of those that several repositories have."""
+        if self.documents is None:
+            return
+        code = self.found.digests.code(digest)
+        if code >= len(self.kept):
+            self.kept.extend(bytes(code + 1024))
+        if not self.kept[code]:
+            self.documents.add(digest, media_type, raw)
+            self.kept[code] = 1
 
     def _read_referrers(self, bulk: Bulk, repository: str, digest: Digest, depth: int) -> None:
         if depth >= _DEEPEST_INDEX:
@@ -241,36 +375,52 @@ class ReadingV2:
         conversation = v2.listed_referrers(self.registry.session, repository, digest)
         self._submit(bulk, repository, ("referrers", digest, depth), conversation)
 
-    def _read_children(self, bulk: Bulk, repository: str, index: Index, depth: int) -> None:
+    def _read_children(self, bulk: Bulk, repository: str, index: Index, depth: int, *, cached: bool) -> None:
         if depth >= _DEEPEST_INDEX or len(index.manifests) > _WIDEST_INDEX:
             message = f"an index nested deeper than {_DEEPEST_INDEX} or wider than {_WIDEST_INDEX}: its children were not read"
             self._problem(repository, index.digest, "manifest", "too_deep", message, blocking=True)
             return
         for descriptor in index.manifests:
-            self._read_manifest(bulk, repository, descriptor, "child", depth + 1)
+            self._read_manifest(bulk, repository, descriptor, _Want("index", depth + 1), there=cached)
 
-    def _read_manifest(self, bulk: Bulk, repository: str, descriptor: Descriptor, role: str, depth: int) -> None:
-        key = (repository, descriptor.digest)
-        if key in self.asked:
+    def _read_subjects(self, bulk: Bulk, repository: str) -> None:
+        """Read what signatures are about and no tag or index led to: an index pushed by digest still needs its children.
+
+        Once everything else of the repository is read, since most of it is found by a tag.
+        """
+        for digest in sorted(self.subjects.pop(repository, ())):
+            key = self.found.key(repository, digest)
+            if not self.found.knows(key) and key not in self.lost:
+                self._want(bulk, repository, digest, _Want(_SUBJECT))
+
+    def _read_manifest(self, bulk: Bulk, repository: str, descriptor: Descriptor, want: _Want, *, there: bool) -> None:
+        key = self.found.key(repository, descriptor.digest)
+        if self.found.knows(key):
+            self.found.find_again(key, want.way)
             return
-        self.asked.add(key)
-        conversation = v2.get_manifest(self.registry.session, repository, descriptor.digest)
-        self._submit(bulk, repository, ("manifest", descriptor.digest, role, depth), conversation)
+        if there and self._meet_cached(bulk, repository, descriptor.digest, descriptor.media_type, want):
+            return
+        if key not in self.lost:
+            self._want(bulk, repository, descriptor.digest, want)
 
     def _read_config(self, bulk: Bulk, repository: str, manifest: Manifest) -> None:
-        digest = manifest.config.digest
-        if manifest.config.media_type not in IMAGE_CONFIG_TYPES:
+        digest, media_type = manifest.config.digest, manifest.config.media_type
+        if media_type not in IMAGE_CONFIG_TYPES:
             return
-        self.media_types[digest] = manifest.config.media_type
         if digest in self.needing:
-            self.needing[digest].add(repository)
-        elif digest not in self.configs:
-            self._ask_config(bulk, repository, digest, {repository})
-        elif self.configs[digest] is None:
+            self.needing[digest][1].add(repository)
+        elif digest in self.bad_configs:
             self._bad_config(repository, digest)
+        elif self.found.has_config(digest):
+            self._hold(repository, digest, "")
+        elif self.cache is not None and (raw := self.cache.config(digest, self.places[repository])) is not None:
+            self.cached += 1
+            self._take_in_config(digest, media_type, raw, {repository})
+        else:
+            self._ask_config(bulk, repository, digest, media_type, {repository})
 
-    def _ask_config(self, bulk: Bulk, repository: str, digest: Digest, waiting: set[str]) -> None:
-        self.needing[digest] = waiting
+    def _ask_config(self, bulk: Bulk, repository: str, digest: Digest, media_type: str, waiting: set[str]) -> None:
+        self.needing[digest] = (media_type, waiting)
         self._submit(bulk, repository, ("config", digest), v2.get_blob(self.registry.session, repository, digest))
 
     # -- what went wrong ----------------------------------------------------------------------
@@ -323,225 +473,38 @@ class ReadingV2:
         """Mark as not read whatever was still to come."""
         logger.warning("the reading was interrupted: what was read so far is kept and marked incomplete")
         waiting = {name for name, count in self.pending.items() if count}
-        waiting |= {name for names in self.needing.values() for name in names}
+        waiting |= {name for _, names in self.needing.values() for name in names}
         for name in sorted(waiting or {""}):
             stage = "tags" if name else "catalog"
             self._problem(name or None, None, stage, "interrupted", "the reading was interrupted", blocking=True)
 
-    def _progress(self) -> Progress:
+    def counted(self) -> tuple[int, int, int, bool]:
+        """Return tags listed, repositories done, repositories to be read, and whether all tags are listed."""
         total = len(self.repositories)
-        requests = sum(self.registry.session.counts.values())
-        return Progress(self.tags_done, self.tags_total, total - self.unfinished, total, requests)
+        return self.tags_total, total - self.unfinished, total, not self.listing
 
     # -- tables -------------------------------------------------------------------------------
 
     def snapshot(self, patterns: tuple[str, ...], requests: dict[str, int]) -> Snapshot:
         """Return what was read."""
-        return Snapshot.from_columns(
-            columns_from(_Rows(self).tables()),
+        tables: dict[str, pd.DataFrame] = self.found.tables()
+        return Snapshot(
             registry=self.registry.host,
             taken_at=self.taken_at,
             finished_at=datetime.now(UTC),
             patterns=patterns,
             repositories=tuple(sorted(self.repositories)),
-            documents=Documents(self._documents()),
+            problems=problem_table(self.problems),
+            documents=Documents() if self.documents is None else self.documents.finish(),
             requests=requests,
+            cached=self.cached,
+            **tables,
         )
-
-    def _documents(self) -> dict[str, Document]:
-        if not self.keep:
-            return {}
-        kept = {str(d): Document(f.manifest.media_type, f.manifest.raw) for (_, d), f in self.found.items()}
-        for digest, config in self.configs.items():
-            if config is not None:
-                kept[str(digest)] = Document(self.media_types.get(digest, OCI_CONFIG), config.raw)
-        return kept
-
-
-@dataclass(frozen=True, slots=True)
-class _Description:
-    """What is derived for a manifest: when it was built, and the distinct blobs it needs."""
-
-    created: datetime | None
-    source: str
-    blobs: dict[Digest, int]
-    complete: bool = True
-
-
-class _Rows:
-    """Turns what a reading found into rows."""
-
-    def __init__(self, reading: ReadingV2) -> None:
-        self._reading = reading
-        self._described: dict[tuple[str, Digest], _Description] = {}
-        self._tag_counts = Counter(
-            (repository, digest) for (repository, _), (digest, _) in reading.tags.items() if digest
-        )
-        self._platforms = {
-            (repository, child.digest): str(child.platform)
-            for (repository, _), found in sorted(reading.found.items(), key=lambda item: item[0])
-            if isinstance(found.manifest, Index)
-            for child in found.manifest.manifests
-            if child.platform is not None
-        }
-
-    def tables(self) -> dict[str, Iterable[dict[str, Any]]]:
-        ordered = sorted(self._reading.found, key=lambda key: (key[0], key[1]))
-        return {
-            "tags": (self._tag(*key) for key in sorted(self._reading.tags)),
-            "manifests": (self._manifest(*key) for key in ordered),
-            "blobs": (row for key in ordered for row in self._blobs(*key)),
-            "children": (row for key in ordered for row in self._children(*key)),
-            "problems": sorted(self._reading.problems, key=place_of_problem),
-        }
-
-    def _place(self, repository: str) -> dict[str, Any]:
-        return {"registry": self._reading.registry.host, "repository": repository}
-
-    def _tag(self, repository: str, tag: str) -> dict[str, Any]:
-        digest, seen_at = self._reading.tags[repository, tag]
-        row = {**self._place(repository), "tag": tag, "digest": digest, "seen_at": seen_at, "pushed_source": "none"}
-        if digest is None:
-            return {**row, "kind": "unknown", "created_source": "none"}
-        manifest = self._reading.found[repository, digest].manifest
-        return {**row, "media_type": manifest.media_type, "kind": manifest.kind, **self._derived(repository, digest)}
-
-    def _manifest(self, repository: str, digest: Digest) -> dict[str, Any]:
-        found = self._reading.found[repository, digest]
-        manifest = found.manifest
-        row = {
-            **self._place(repository),
-            "digest": digest,
-            "media_type": manifest.media_type,
-            "artifact_type": manifest.artifact_type,
-            "kind": manifest.kind,
-            "platform": self._platforms.get((repository, digest)),
-            "manifest_bytes": len(manifest.raw),
-            "layer_count": len(manifest.manifests if isinstance(manifest, Index) else manifest.layers),
-            "tag_count": self._tag_counts[repository, digest],
-            "subject_digest": manifest.subject.digest if manifest.subject is not None else None,
-            "discovered_by": found.discovered_by,
-            "annotations": _json(manifest.annotations),
-            **self._derived(repository, digest),
-        }
-        return {**row, **self._of_config(manifest, row)}
-
-    def _of_config(self, manifest: AnyManifest, row: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(manifest, Manifest):
-            return {}
-        config = self._reading.configs.get(manifest.config.digest)
-        platform = str(config.platform) if config is not None and config.platform is not None else None
-        kind = manifest.artifact_type or (manifest.config.media_type if manifest.kind == "artifact" else None)
-        return {
-            "config_digest": manifest.config.digest,
-            "artifact_type": kind,
-            "platform": row["platform"] or platform,
-            "labels": None if config is None else _json(config.labels),
-        }
-
-    def _blobs(self, repository: str, digest: Digest) -> Iterator[dict[str, Any]]:
-        manifest = self._reading.found[repository, digest].manifest
-        place = {**self._place(repository), "manifest_digest": digest}
-        if isinstance(manifest, LegacyManifest):  # schema 1 declares no sizes
-            for position, layer in enumerate(manifest.layers, start=1):
-                yield {**place, "position": position, "role": "layer", "digest": layer}
-        elif isinstance(manifest, Manifest):
-            for position, blob in enumerate(manifest.blobs):
-                yield {
-                    **place,
-                    "position": position,
-                    "role": "layer" if position else "config",
-                    "digest": blob.digest,
-                    "media_type": blob.media_type,
-                    "size_bytes": blob.size,
-                }
-
-    def _children(self, repository: str, digest: Digest) -> Iterator[dict[str, Any]]:
-        manifest = self._reading.found[repository, digest].manifest
-        for position, child in enumerate(manifest.manifests if isinstance(manifest, Index) else ()):
-            yield {
-                **self._place(repository),
-                "index_digest": digest,
-                "position": position,
-                "digest": child.digest,
-                "platform": None if child.platform is None else str(child.platform),
-                "size_bytes": child.size,
-                "role": "attestation" if child.is_attestation else "image",
-            }
-
-    def _derived(self, repository: str, digest: Digest) -> dict[str, Any]:
-        described = self._describe(repository, digest)
-        total = sum(described.blobs.values())
-        return {
-            "created": described.created,
-            "created_source": described.source,
-            # sizes are what a document claims; a sum beyond what a file system can hold is no size
-            "content_bytes": total if described.complete and total <= LARGEST_SIZE else None,
-        }
-
-    def _describe(self, repository: str, digest: Digest) -> _Description:
-        """Describe a manifest, whatever is below it first: a chain of indexes may be longer than Python's stack."""
-        if (repository, digest) in self._described:
-            return self._described[repository, digest]
-        waiting = [digest]
-        while waiting:
-            key = (repository, waiting[-1])
-            manifest = self._reading.found[key].manifest
-            if key not in self._described and isinstance(manifest, Index):
-                self._described[key] = _Description(None, "none", {}, complete=False)  # ends a cycle
-                waiting += [c.digest for c in manifest.manifests if self._undescribed(repository, c.digest)]
-                continue
-            waiting.pop()
-            if isinstance(manifest, Index):
-                self._described[key] = self._describe_index(repository, manifest)
-            elif key not in self._described:
-                self._described[key] = self._describe_one(manifest)
-        return self._described[repository, digest]
-
-    def _undescribed(self, repository: str, digest: Digest) -> bool:
-        return (repository, digest) in self._reading.found and (repository, digest) not in self._described
-
-    def _describe_one(self, manifest: Manifest | LegacyManifest) -> _Description:
-        if isinstance(manifest, LegacyManifest):
-            created = believable(manifest.created, self._reading.taken_at)
-            return _Description(created, "config" if created else "none", {}, complete=False)
-        config = self._reading.configs.get(manifest.config.digest)
-        created = believable(config.created if config is not None else None, self._reading.taken_at)
-        source = "config"
-        if created is None:
-            created, source = self._annotated(manifest), "annotation"
-        return _Description(created, source if created else "none", {blob.digest: blob.size for blob in manifest.blobs})
-
-    def _describe_index(self, repository: str, index: Index) -> _Description:
-        """Sum up an index: its newest child's time, and the distinct blobs of all its children."""
-        blobs: dict[Digest, int] = {}
-        times: list[tuple[datetime, str]] = []
-        complete = True
-        for child in index.manifests:
-            if (repository, child.digest) not in self._reading.found:
-                complete = complete and (repository, child.digest) in self._reading.missing
-                continue
-            described = self._described[repository, child.digest]
-            blobs |= described.blobs
-            complete = complete and described.complete
-            if described.created is not None and not child.is_attestation:
-                times.append((described.created, described.source))
-        if not times and (annotated := self._annotated(index)):
-            times.append((annotated, "annotation"))
-        created, source = max(times, default=(None, "none"))
-        return _Description(created, source, blobs, complete)
-
-    def _annotated(self, manifest: AnyManifest) -> datetime | None:
-        return believable(parse_time(manifest.annotations.get(_CREATED_ANNOTATION)), self._reading.taken_at)
 
 
 def _value(result: Result) -> Any:
     """Return a listing, also where the conversation failed as a whole."""
     return v2.Listing((), error=result.error) if result.error is not None else result.value
-
-
-def _json(fields: dict[str, str]) -> str | None:
-    return json.dumps(fields, sort_keys=True, ensure_ascii=False) if fields else None
 
 
 __all__ = ["ReadingV2"]

@@ -1,4 +1,4 @@
-"""What every reading of a registry has, of whichever interface: what is selected, how far it is, and its rows."""
+"""What every reading of a registry has, of whichever interface: what is selected, and what was not read."""
 
 from __future__ import annotations
 
@@ -6,21 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from regaudit.errors import UsageError
-from regaudit.inventory.tables import TABLES, columns_of
+from regaudit.inventory.tables import columns_of, conform, digest_dtype
 from regaudit.reference import check_pattern, compile_pattern, is_literal
 from regaudit.text import clean
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a reading has come."""
-
-    tags_done: int
-    tags_total: int
-    repositories_done: int
-    repositories_total: int
-    requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +49,12 @@ class Selection:
         return any(compile_pattern(pattern).fullmatch(name) for pattern in self.excluded)
 
 
-def columns_from(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, dict[str, list[Any]]]:
-    """Return rows, by table, as columns of plain values; what a row does not have is None."""
-    columns: dict[str, dict[str, list[Any]]] = {table: {name: [] for name in columns_of(table)} for table in TABLES}
-    for table, records in rows.items():
-        for record in records:
-            for name, values in columns[table].items():
-                values.append(record.get(name))
-    return columns
+def problem_table(problems: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return problems as their table, sorted by place; what a row does not have is missing."""
+    ordered = sorted(problems, key=_place)
+    columns = {name: [problem.get(name) for problem in ordered] for name in columns_of("problems")}
+    return conform("problems", columns, digest_dtype(()))
 
 
-def place_of_problem(problem: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return what problems are sorted by."""
+def _place(problem: Mapping[str, Any]) -> tuple[str, str, str]:
     return problem["repository"] or "", problem["stage"], problem["identifier"] or ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from regaudit.errors import SnapshotError
+from regaudit.inventory.documents import Documents
 from regaudit.inventory.parquet import check_digests, read_digests, read_table, write_digests, write_table
 from regaudit.inventory.spreadsheet import write_csv
 from regaudit.inventory.tables import TABLES, conform, digest_columns, digest_dtype
@@ -33,44 +33,13 @@ from regaudit.text import (
 if TYPE_CHECKING:
     import os
 
+    from regaudit.inventory.difference import Difference
+    from regaudit.inventory.image import ImageDetails
+
 FORMAT = "regaudit-snapshot/2"
 _DIGEST_FILE = "digests.parquet"
 _DOCUMENT_FILE = "documents.parquet"
 _HEADER_FILE = "snapshot.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A manifest, index or image config as the registry stores it."""
-
-    media_type: str
-    raw: bytes = field(repr=False)
-
-
-class Documents(Mapping[str, Document]):
-    """The documents behind a snapshot, by digest; read from disk when first asked for."""
-
-    def __init__(self, documents: Mapping[str, Document] | None = None, path: Path | None = None) -> None:
-        self._loaded = None if documents is None and path is not None else dict(documents or {})
-        self._path = path
-
-    def _all(self) -> dict[str, Document]:
-        if self._loaded is None:
-            try:
-                rows = pq.read_table(self._path).to_pylist() if self._path and self._path.exists() else []
-                self._loaded = {row["digest"]: Document(row["media_type"], row["raw"]) for row in rows}
-            except (OSError, KeyError, pa.ArrowException) as error:
-                raise SnapshotError(f"{clean(self._path)} is damaged ({clean(error, 120)}): audit again") from None
-        return self._loaded
-
-    def __getitem__(self, digest: str) -> Document:
-        return self._all()[digest]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +62,8 @@ class Snapshot:
         Manifests and image configs by digest, as raw bytes; empty where they were not kept.
     requests : dict
         How many requests of each kind the reading took.
+    cached : int
+        How many manifests and configs it took from the cache instead.
     """
 
     registry: str
@@ -107,6 +78,7 @@ class Snapshot:
     problems: pd.DataFrame
     documents: Documents = field(default_factory=Documents)
     requests: Mapping[str, int] = field(default_factory=dict)
+    cached: int = 0
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Mapping[str, list[Any]]], **fields: Any) -> Snapshot:
@@ -151,7 +123,7 @@ class Snapshot:
         write_digests(target / _DIGEST_FILE, dictionary)
         for name, frame in self.tables.items():
             write_table(target / f"{name}.parquet", name, frame)
-        _write_parquet(target / _DOCUMENT_FILE, _document_table(self.documents))
+        self.documents.save(target / _DOCUMENT_FILE)
         with atomic_write(target / _HEADER_FILE) as file:
             json.dump(self._header(), file, indent=2, sort_keys=True)
         return target
@@ -179,6 +151,7 @@ class Snapshot:
                 patterns=tuple(header["patterns"]),
                 repositories=tuple(header["repositories"]),
                 requests=header["requests"],
+                cached=header.get("cached", 0),
                 documents=Documents(path=source / _DOCUMENT_FILE),
                 **tables,
             )
@@ -194,6 +167,55 @@ class Snapshot:
         target = owned_folder(folder)
         return [write_csv(frame, target / f"{name}.csv") for name, frame in self.tables.items()]
 
+    # -- questions ----------------------------------------------------------------------------
+
+    def diff(self, later: Snapshot, *, across_registries: bool = False) -> Difference:
+        """Return what changed from this reading to a later one.
+
+        Parameters
+        ----------
+        later : Snapshot
+            A reading of the same registry.
+        across_registries : bool
+            Compare readings of two registries, for example of a mirror.
+
+        Returns
+        -------
+        Difference
+            With the tables ``tags``, ``manifests``, ``repositories`` and ``unread``. What one reading
+            did not see is ``unknown``, never ``new`` or ``gone``.
+
+        Raises
+        ------
+        UsageError
+            The other one is earlier, or of another registry.
+        """
+        from regaudit.inventory.difference import difference
+
+        return difference(self, later, across_registries=across_registries)
+
+    def image(self, name: str) -> ImageDetails:
+        """Return all that is known of one image: layers and who shares them, history, labels, platforms, referrers.
+
+        Parameters
+        ----------
+        name : str
+            ``"repository:tag"`` or ``"repository@sha256:…"``, with or without the registry in front.
+
+        Returns
+        -------
+        ImageDetails
+            Displays itself. What the documents would tell is missing where they were not kept; it says so.
+
+        Raises
+        ------
+        UsageError
+            The snapshot has no such tag or manifest; the message names what it has.
+        """
+        from regaudit.inventory.image import image_details
+
+        return image_details(self, name)
+
     def _header(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
@@ -203,6 +225,7 @@ class Snapshot:
             "patterns": list(self.patterns),
             "repositories": list(self.repositories),
             "requests": dict(self.requests),
+            "cached": self.cached,
             "rows": {name: len(frame) for name, frame in self.tables.items()},
         }
 
@@ -224,6 +247,7 @@ class Snapshot:
             "storage": self._storage(),
             "ages": f"{ages}; unknown: {unknown:,}",
             "largest": self._largest(),
+            "requests": self._request_line(),
             "problems": self._problem_line(),
         }
         return {heading: clean(text, 400) for heading, text in lines.items()}
@@ -276,6 +300,11 @@ class Snapshot:
         held = self.blobs[["repository", "size_bytes"]][once]
         sizes = held.groupby("repository", observed=True)["size_bytes"].sum().sort_values(ascending=False).head(3)
         return ", ".join(f"{name} {human_bytes(size)}" for name, size in sizes.items()) or "nothing stored"
+
+    def _request_line(self) -> str:
+        kinds = sorted(self.requests.items(), key=lambda item: (-item[1], item[0]))
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds) or "none"
+        return counted + (f"; {self.cached:,} documents came from the cache" if self.cached else "")
 
     def _problem_line(self) -> str:
         if self.problems.empty:
@@ -336,19 +365,3 @@ def _read_header(folder: Path) -> dict[str, Any]:
             "audit the registry again, or use the regaudit that wrote it"
         )
     return dict(header)
-
-
-def _document_table(documents: Documents) -> pa.Table:
-    items = sorted(documents.items())
-    return pa.table(
-        {
-            "digest": pa.array([digest for digest, _ in items], pa.string()),
-            "media_type": pa.array([document.media_type for _, document in items], pa.string()),
-            "raw": pa.array([document.raw for _, document in items], pa.binary()),
-        }
-    )
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    with atomic_write(path, "wb") as file:
-        pq.write_table(table, file, compression="zstd")

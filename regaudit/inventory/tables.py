@@ -207,12 +207,17 @@ def _series(column: Column, values: Sequence[Any] | pd.Series[Any], digests: pd.
     if column.type == "word":
         return _category(column, values, pd.CategoricalDtype(list(column.words)))
     if column.type == "name":
-        named = pd.Categorical(values)
-        # Of nothing but missing values pandas makes categories that are numbers.
-        return pd.Series(named if len(named.categories) else pd.Categorical.from_codes(named.codes, []))
+        return pd.Series(named(values))
     if isinstance(values, pd.Series):
         return values.reset_index(drop=True).astype(PLAIN_DTYPES[column.type])
     return pd.Series(list(values), dtype=PLAIN_DTYPES[column.type])
+
+
+def named(values: Sequence[Any] | pd.Series[Any]) -> pd.Categorical:
+    """Return texts as an open category."""
+    found = pd.Categorical(values)
+    # Of nothing but missing values pandas makes categories that are numbers.
+    return found if len(found.categories) else pd.Categorical.from_codes(found.codes, [])
 
 
 def _category(column: Column, values: Sequence[Any] | pd.Series[Any], dtype: pd.CategoricalDtype) -> pd.Series[Any]:
