@@ -11,7 +11,7 @@ import html
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -247,3 +247,13 @@ def html_table(headings: list[str], rows: list[list[object]], render: Callable[[
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headings)
     body = "".join("<tr>" + "".join(f"<td>{render(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_summary(lines: Mapping[str, object]) -> str:
+    """Return a plain HTML table of texts by heading, everything escaped."""
+    rows = "".join(
+        f'<tr><th scope="row" style="text-align:left">{escape(heading)}</th>'
+        f'<td style="text-align:left">{escape(text)}</td></tr>'
+        for heading, text in lines.items()
+    )
+    return f"<table><tbody>{rows}</tbody></table>"

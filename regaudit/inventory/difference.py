@@ -27,7 +27,7 @@ from regaudit.inventory.stored import (
     repository_names,
     total,
 )
-from regaudit.text import clean, escape, html_table, human_bytes, isoformat, owned_folder
+from regaudit.text import clean, html_summary, html_table, human_bytes, isoformat, owned_folder
 
 if TYPE_CHECKING:
     import os
@@ -153,12 +153,7 @@ class Difference:
         return f"<Difference of {clean(self.registry, 80)}: tags {_counted(self.counts()['tags'])}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th scope="row" style="text-align:left">{escape(heading)}</th>'
-            f'<td style="text-align:left">{escape(text)}</td></tr>'
-            for heading, text in self.summary().items()
-        )
-        return f"<table><tbody>{rows}</tbody></table>{self._tag_table()}"
+        return html_summary(self.summary()) + self._tag_table()
 
     def _grown(self) -> str:
         known = self.repositories.dropna(subset="content_bytes_change")

@@ -15,7 +15,7 @@ from regaudit.errors import BadManifest, UsageError
 from regaudit.inventory.stored import blob_sizes, total
 from regaudit.manifest import ImageConfig, parse_image_config
 from regaudit.reference import ATTACHED_TAG, Digest, attached_tag
-from regaudit.text import clean, escape, html_table, human_age, human_bytes, isoformat, parse_time
+from regaudit.text import clean, escape, html_summary, html_table, human_age, human_bytes, isoformat, parse_time
 
 if TYPE_CHECKING:
     from regaudit.inventory.snapshot import Snapshot
@@ -190,12 +190,7 @@ class ImageDetails:
         return f"<ImageDetails of {clean(self.name, 200)}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th scope="row" style="text-align:left">{escape(heading)}</th>'
-            f'<td style="text-align:left">{escape(text)}</td></tr>'
-            for heading, text in self.summary().items()
-        )
-        parts = [f"<table><tbody>{rows}</tbody></table>"]
+        parts = [html_summary(self.summary())]
         for name, (headings, cells) in self._sections().items():
             listed: list[list[object]] = [list(row) for row in cells[:_SHOWN_ROWS]]
             more = f"<p>and {len(cells) - _SHOWN_ROWS:,} more</p>" if len(cells) > _SHOWN_ROWS else ""

@@ -21,7 +21,7 @@ from regaudit.inventory.tables import TABLES, conform, digest_columns, digest_dt
 from regaudit.text import (
     atomic_write,
     clean,
-    escape,
+    html_summary,
     html_table,
     human_age,
     human_bytes,
@@ -269,12 +269,7 @@ class Snapshot:
         return f"<Snapshot of {clean(self.registry, 80)}: {len(self.repositories)} repositories, {len(self.tags)} tags, {state}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th scope="row" style="text-align:left">{escape(heading)}</th>'
-            f'<td style="text-align:left">{escape(text)}</td></tr>'
-            for heading, text in self.summary().items()
-        )
-        return f"<table><tbody>{rows}</tbody></table>{self._problem_table()}"
+        return html_summary(self.summary()) + self._problem_table()
 
     def _contents(self) -> str:
         image_ids = self.tags["image_id"].nunique()
