@@ -10,14 +10,16 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from regaudit.cleaner.execution import is_there, tag_digest
+from regaudit.cleaner.execution import is_there
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import Outcome, Report, Run, Stop, ended, new_run, record_outcome, recorded_run
 from regaudit.cleaner.plan import Plan
 from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX, PlanRow
+from regaudit.cleaner.undo import restore_tags
 from regaudit.client import layout as layouts
 from regaudit.client import upload, write
 from regaudit.client.exchange import Conversation, Session
@@ -280,7 +282,16 @@ class Restoring:
             was_there = self._registry.run(is_there(session, image.repository, digest))
             if not was_there:
                 self._send(image.repository, manifests)
-            return self._restore_tags(image, manifests[0], was_there=was_there)
+            put = partial(self._put, image.repository, manifest=manifests[0])
+            return restore_tags(
+                self._registry,
+                image.repository,
+                digest,
+                image.tags,
+                put,
+                was_there=was_there,
+                overwrite=self._overwrite,
+            )
         except RegauditError as error:
             return "failed", str(error)
 
@@ -302,22 +313,6 @@ class Restoring:
             self._put(repository, str(root.digest), root)
         else:  # and on the list of what refers to its subject, where a client keeps such lists
             self._registry.run(write.put_manifest(session, repository, root.digest, root.raw, root.media_type))
-
-    def _restore_tags(self, image: _Image, root: AnyManifest, *, was_there: bool) -> tuple[str, str]:
-        moved, put = [], []
-        for tag in image.tags:
-            current = self._registry.run(tag_digest(self._registry.session, image.repository, tag))
-            if current == root.digest:
-                continue
-            if current is not None and not self._overwrite:
-                moved.append(tag)
-                continue
-            self._put(image.repository, tag, root)
-            put.append(tag)
-        if moved:
-            named = f"{', '.join(moved[:5])} was set to something else since, and stays so"
-            return "tag_moved", f"{named}; overwrite=True (--overwrite) sets it back"
-        return ("already_there", "") if was_there and not put else ("restored", "")
 
     def _put(self, repository: str, reference: str, manifest: AnyManifest) -> None:
         self._registry.run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -253,22 +253,12 @@ class Restoration:
         return True
 
     def _restore_tags(self, saved: _Saved, *, was_there: bool) -> tuple[str, str]:
-        moved, put = [], []
         repository, digest = saved.place
         assert saved.document is not None  # noqa: S101 -- _restore said so
-        for tag in saved.tags:
-            current = self._registry.run(tag_digest(self._session, repository, tag))
-            if current == digest:
-                continue
-            if current is not None and not self._overwrite:
-                moved.append(tag)
-                continue
-            self._put(repository, tag, saved.document)
-            put.append(tag)
-        if moved:
-            named = f"{', '.join(moved[:5])} was set to something else since, and stays so"
-            return "tag_moved", f"{named}; overwrite=True (--overwrite) sets it back"
-        return ("already_there", "") if was_there and not put else ("restored", "")
+        put = partial(self._put, repository, document=saved.document)
+        return restore_tags(
+            self._registry, repository, digest, saved.tags, put, was_there=was_there, overwrite=self._overwrite
+        )
 
     def _put(self, repository: str, reference: str, document: AnyManifest) -> None:
         raw = document.raw
@@ -293,6 +283,43 @@ class Restoration:
             return False
         self._registry.run(upload.upload_blob(self._session, repository, config, Content(raw)))
         return True
+
+
+def restore_tags(
+    registry: Registry,
+    repository: str,
+    digest: str,
+    tags: Iterable[str],
+    put: Callable[[str], None],
+    *,
+    was_there: bool,
+    overwrite: bool,
+) -> tuple[str, str]:
+    """Set tags on what was put back, but none that was set to something else since, and return outcome and detail.
+
+    Parameters
+    ----------
+    put : callable
+        Stores the manifest under a tag.
+    was_there : bool
+        Whether the manifest itself needed no putting back.
+    overwrite : bool
+        Whether to set also what was set to something else.
+    """
+    moved, restored = [], []
+    for tag in tags:
+        current = registry.run(tag_digest(registry.session, repository, tag))
+        if current == digest:
+            continue
+        if current is not None and not overwrite:
+            moved.append(tag)
+            continue
+        put(tag)
+        restored.append(tag)
+    if moved:
+        named = f"{', '.join(moved[:5])} was set to something else since, and stays so"
+        return "tag_moved", f"{named}; overwrite=True (--overwrite) sets it back"
+    return ("already_there", "") if was_there and not restored else ("restored", "")
 
 
 def _needs_blobs(error: Refused) -> bool:
