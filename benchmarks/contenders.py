@@ -38,8 +38,8 @@ def replay(host: str, recording: Path, connections: int, *options: str) -> dict[
     return _json_of([*command, *options])
 
 
-def loop(host: str, name: str, library: str, threads: int = 16) -> dict[str, Any]:
-    command = [sys.executable, str(_HERE / "loop.py"), host, name, "--library", library, "--threads", str(threads)]
+def loop(host: str, name: str, client: str, threads: int = 16) -> dict[str, Any]:
+    command = [sys.executable, str(_HERE / "loop.py"), host, name, "--client", client, "--threads", str(threads)]
     return _json_of(command)
 
 

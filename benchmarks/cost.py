@@ -43,8 +43,8 @@ def _audit(host: str, driver: str) -> Sample:
         return _rated(contenders.regaudit(host, "--driver", driver, "--cache", cache))
 
 
-def _loop(host: str, library: str) -> Sample:
-    return _rated(contenders.loop(host, REPOSITORY, library))
+def _loop(host: str, client: str) -> Sample:
+    return _rated(contenders.loop(host, REPOSITORY, client))
 
 
 def _rated(sample: Sample) -> Sample:

@@ -1,6 +1,6 @@
 """The loop that people write themselves: pages of tags, then manifest and config of each tag, in threads. Nothing is verified.
 
-    python benchmarks/loop.py HOST NAME [--library requests|urllib3] [--threads 16]
+    python benchmarks/loop.py HOST NAME [--client requests|urllib3] [--threads 16]
 
 Prints a line of JSON, as `reader.py` does: the seconds and the processor time of the reading, imports excluded.
 """
@@ -68,10 +68,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("host")
     parser.add_argument("name")
-    parser.add_argument("--library", choices=("requests", "urllib3"), default="requests")
+    parser.add_argument("--client", choices=("requests", "urllib3"), default="requests")
     parser.add_argument("--threads", type=int, default=16)
     given = parser.parse_args()
-    get = {"requests": with_requests, "urllib3": with_urllib3}[given.library](given.threads)
+    get = {"requests": with_requests, "urllib3": with_urllib3}[given.client](given.threads)
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     tags, requests = read(get, f"http://{given.host}/v2/{given.name}", given.threads)
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)

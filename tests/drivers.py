@@ -9,6 +9,8 @@ Used so::
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
 from regaudit.client.blocking import BlockingDriver
@@ -61,3 +63,16 @@ def only_result(bulk: Bulk, conversation: Conversation[Any]) -> Any:
     if result.error is not None:
         raise result.error
     return result.value
+
+
+def interrupt_when(event):
+    """Press Ctrl-C as soon as something has happened."""
+    main = threading.main_thread().ident
+
+    def press():
+        assert event.wait(10)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread

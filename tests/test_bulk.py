@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import threading
 import time
@@ -11,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from drivers import interrupt_when
 from hostile import Cut, Stall, reply
 
 from regaudit.client import v2
@@ -43,19 +43,6 @@ def ours():
 
 def descriptors():
     return set(Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else set()
-
-
-def interrupt_when(event):
-    """Press Ctrl-C as soon as something has happened."""
-    main = threading.main_thread().ident
-
-    def press():
-        assert event.wait(10)
-        signal.pthread_kill(main, signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    return thread
 
 
 def stalling(hostile, count):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import threading
 from importlib import util
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from certificates import Authority
 from docker_registry import DockerRegistry
+from drivers import interrupt_when
 from hostile import reply
 from proxy import Proxy
 
@@ -28,19 +28,6 @@ def request(registry, path, purpose="test"):
 
 def ask(registry, path):
     return (yield from send(registry.session, request(registry, path)))
-
-
-def interrupt_when(event):
-    """Press Ctrl-C as soon as something has happened."""
-    main = threading.main_thread().ident
-
-    def press():
-        assert event.wait(10)
-        signal.pthread_kill(main, signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    return thread
 
 
 def collect(registry, count):
