@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_OPTIONS ?= -n auto --dist loadfile
 
-.PHONY: demo notebook test test-browser lint bench clean
+.PHONY: demo notebook test test-browser lint bench docs clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/regaudit demo
@@ -27,8 +27,12 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(VENV)/bin/python benchmarks/results.py $(if $(QUICK),--quick)
 
+# The site, into site/; NOTEBOOKS=off shows the notebooks without running them.
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/sphinx-build -q -W --keep-going -c docs . site
+
 clean:
-	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -39,6 +43,7 @@ $(VENV)/installed-demo: EXTRA = sandbox
 $(VENV)/installed-notebook: EXTRA = notebook
 $(VENV)/installed-test: EXTRA = test,browser
 $(VENV)/installed-dev: EXTRA = dev
+$(VENV)/installed-docs: EXTRA = docs
 $(VENV)/installed-bench: EXTRA = test,fast
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[$(EXTRA)]"
