@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import platformdirs
 
-from regaudit.errors import InvalidReference, JournalError
+from regaudit.errors import InvalidReference, JournalBusy, JournalError
 from regaudit.reference import Digest
 from regaudit.text import clean, slug
 
@@ -91,6 +91,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
+        self._holder: int | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
@@ -125,7 +126,13 @@ class Journal:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the journal for one run; raises `JournalError` where another process or thread has it."""
+        """Hold the journal for one run; raises `JournalBusy` where another process or thread has it.
+
+        The thread that holds it may hold it again, for a part of its run.
+        """
+        if self._holder == threading.get_ident():
+            yield
+            return
         try:
             file = self.path.with_name(self.path.name + ".lock").open("a")
         except OSError as error:
@@ -134,10 +141,14 @@ class Journal:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise JournalError(
+                raise JournalBusy(
                     f"{clean(self.path)} is in use by another run: wait for it, or name another journal"
                 ) from None
-            yield
+            self._holder = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._holder = None
 
     def record(self, run: str, event: str, key: str = "", **data: Any) -> None:
         """Add an entry; when this returns, it is on the disk."""

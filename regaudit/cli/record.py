@@ -48,6 +48,8 @@ def _purpose(started: dict[str, Any]) -> str:
     """Return by whom and why a run was begun."""
     if approval := started.get("approval"):
         reason = f" ({approval['reason']})" if approval.get("reason") else ""
+        if policy := approval.get("policy_hash"):
+            return f"approved in advance by {approval['by']}{reason}, policy {policy[:12]}"
         return f"approved by {approval['by']}{reason}"
     part = f", only {' '.join(started['only'])}" if started.get("only") else ""
     return f"from {started['backup']}{part}" if "backup" in started else f"undoes {started.get('undoes', '?')}{part}"
@@ -87,7 +89,7 @@ def journal_export(host: str | None, form: str, journal_path: str | None) -> Non
 
 _EXPORTED = (
     *("number", "at", "run", "event", "kind", "repository", "digest", "tags", "action", "outcome", "detail"),
-    *("approved_by", "approval_reason", "plan_hash", "undoes", "hash"),
+    *("approved_by", "approval_reason", "plan_hash", "policy_hash", "undoes", "hash"),
 )
 
 
@@ -100,7 +102,7 @@ def _csv_line(cells: Iterable[object]) -> str:
 def _cells(entry: Entry) -> list[object]:
     """Return an entry as a row of the export, safe in a spreadsheet."""
     approval = entry.data.get("approval") or {}
-    fields = {**entry.data, "approved_by": approval.get("by"), "approval_reason": approval.get("reason")}
+    fields = {**entry.data, "policy_hash": approval.get("policy_hash"), "approved_by": approval.get("by"), "approval_reason": approval.get("reason")}
     fields |= {"number": entry.number, "at": entry.at, "run": entry.run, "event": entry.event, "hash": entry.hash}
     found = [fields.get(name) for name in _EXPORTED]
     return [csv_guard(" ".join(map(str, cell)) if isinstance(cell, list) else cell) for cell in found]
