@@ -74,11 +74,15 @@ class Schedule:
                 f"{clean(self.expression, 80)!r} is not a schedule ({clean(error, 80)}): write it as in '0 3 * * *'"
             ) from None
         except StopIteration:
-            raise UsageError(f"the time of {clean(self.expression, 80)!r} never comes: write it as in '0 3 * * *'") from None
+            raise UsageError(
+                f"the time of {clean(self.expression, 80)!r} never comes: write it as in '0 3 * * *'"
+            ) from None
         return found
 
 
-def keep_to(schedule: Schedule, act: Callable[[datetime], object], *, wait: Callable[[datetime], None] | None = None) -> None:
+def keep_to(
+    schedule: Schedule, act: Callable[[datetime], object], *, wait: Callable[[datetime], None] | None = None
+) -> None:
     """Act at every time of a schedule, one run after the other, until an exception ends it.
 
     What became due while a run was under way is not caught up on. `act` is given the time that was due.

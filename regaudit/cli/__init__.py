@@ -5,7 +5,7 @@ the command was not typed as it can be carried out.
 """
 
 # Each module adds its commands to the group.
-from regaudit.cli import deciding, deleting, record, seeing, trying
+from regaudit.cli import deciding, deleting, record, seeing, trying, unattended
 from regaudit.cli.front import main
 
-__all__ = ["deciding", "deleting", "main", "record", "seeing", "trying"]
+__all__ = ["deciding", "deleting", "main", "record", "seeing", "trying", "unattended"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,15 +19,22 @@ from regaudit.cli.front import (
 )
 from regaudit.cli.shown import show
 from regaudit.errors import UsageError
-from regaudit.text import clean
+from regaudit.text import clean, owned_folder
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from regaudit.analysis.policy import Policy
+    from regaudit.analysis.retention import Retention
+    from regaudit.inventory.snapshot import Snapshot
+
+_policy_option = click.option("--policy", "policy_file", required=True, metavar="FILE", help="The retention policy.")
 
 
 @main.command()
 @snapshot_argument
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where the plan goes.")
+@click.option("--policy", "policy_file", metavar="FILE", help="A retention policy, instead of the options of a rule.")
 @click.option("--candidates", metavar="CSV", help="Rows of repository and tag, instead of a rule (stale.csv, edited).")
 @click.option(
     "--include", multiple=True, metavar="DIGEST", help="This digest may go with all its tags; may be repeated."
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
 def plan(
     snapshot_folder: str,
     output: str,
+    policy_file: str | None,
     candidates: str | None,
     include: tuple[str, ...],
     allow_empty: bool,
@@ -48,10 +57,16 @@ def plan(
     rule: dict[str, Any],
 ) -> None:
     """Write a plan: what would be deleted, what goes along, what is refused and why. Deletes nothing."""
+    from regaudit.analysis.policy import Policy
     from regaudit.cleaner.plan import plan as make_plan
 
+    _check_one_way(policy_file, candidates, rule)
     snapshot = load_snapshot(snapshot_folder)
-    chosen = stale_of(snapshot, rule, protect) if candidates is None else _read_candidates(candidates)
+    if policy_file is not None:
+        policy = Policy.load(policy_file)
+        chosen, untag = _judged(snapshot, policy).expired, untag or policy.untag
+    else:
+        chosen = stale_of(snapshot, rule, protect) if candidates is None else _read_candidates(candidates)
     made = make_plan(snapshot, chosen, protect=protect, include=include, allow_empty=allow_empty, untag=untag)
     made.save(output)
     click.echo(made)
@@ -61,6 +76,65 @@ def plan(
         show(refused, ["repository", "tags", "refusal", "detail"])
     click.echo(f"written: {output}; read it, then: regaudit approve {output} --by NAME")
     finish(bad=bool(made.refused), strict=strict, why="some candidates are refused")
+
+
+def _check_one_way(policy: str | None, candidates: str | None, rule: dict[str, Any]) -> None:
+    """Refuse more than one way to say what may go, of which one would silently not count."""
+    typed = [f"--{name.replace('_', '-')}" for name, value in rule.items() if value is not None and name != "clock"]
+    clock = click.get_current_context().get_parameter_source("clock")
+    typed += ["--clock"] if clock is not None and clock.name == "COMMANDLINE" else []
+    ways = [("--policy", policy), ("--candidates", candidates)]
+    first, *others = [*(name for name, value in ways if value is not None), *typed] or [""]
+    if others and first.startswith(("--policy", "--candidates")):
+        raise UsageError(f"{first} says what may go, and so does {', '.join(others)}: give one of them")
+
+
+def _judged(snapshot: Snapshot, policy: Policy) -> Retention:
+    """Return what a policy says about a snapshot, and print it."""
+    from regaudit.analysis.retention import retention
+
+    found = retention(snapshot, policy)
+    click.echo(found)
+    return found
+
+
+@main.command()
+@snapshot_argument
+@_policy_option
+@click.option("--out", metavar="DIR", help="Write expired.csv and held.csv there.")
+@click.option("--held", is_flag=True, help="List what the rules let go and something holds back, and why.")
+def expired(snapshot_folder: str, policy_file: str, out: str | None, held: bool) -> None:
+    """List the tags that a policy lets go, with the rule that condemns each."""
+    from regaudit.analysis.policy import Policy
+    from regaudit.inventory.spreadsheet import write_csv
+
+    found = _judged(load_snapshot(snapshot_folder), Policy.load(policy_file))
+    if out is not None:
+        folder = owned_folder(out)
+        for name, frame in (("expired", found.expired), ("held", found.held)):
+            click.echo(f"{len(frame):,} rows written to {write_csv(frame, folder / f'{name}.csv')}")
+        return
+    if held:
+        show(found.held, ["repository", "tag", "rule", "held_by", "detail"])
+    else:
+        show(found.expired, ["repository", "tag", "created", "content_bytes", "rule", "reason"])
+
+
+@main.command()
+@snapshot_argument
+@_policy_option
+@click.argument("reference", metavar="REPOSITORY:TAG")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(snapshot_folder: str, policy_file: str, reference: str, as_json: bool) -> None:
+    """Say what a policy means for one tag: which rule keeps or condemns it, and what would change that.
+
+    A manifest without a tag is named REPOSITORY@DIGEST.
+    """
+    from regaudit.analysis.policy import Policy
+    from regaudit.analysis.retention import explain as explain_tag
+
+    found = explain_tag(load_snapshot(snapshot_folder), Policy.load(policy_file), reference)
+    click.echo(json.dumps(found.to_dict(), indent=4) if as_json else found)
 
 
 def _read_candidates(path: str) -> pd.DataFrame:

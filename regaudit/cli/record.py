@@ -102,7 +102,12 @@ def _csv_line(cells: Iterable[object]) -> str:
 def _cells(entry: Entry) -> list[object]:
     """Return an entry as a row of the export, safe in a spreadsheet."""
     approval = entry.data.get("approval") or {}
-    fields = {**entry.data, "policy_hash": approval.get("policy_hash"), "approved_by": approval.get("by"), "approval_reason": approval.get("reason")}
+    fields = {
+        **entry.data,
+        "policy_hash": approval.get("policy_hash"),
+        "approved_by": approval.get("by"),
+        "approval_reason": approval.get("reason"),
+    }
     fields |= {"number": entry.number, "at": entry.at, "run": entry.run, "event": entry.event, "hash": entry.hash}
     found = [fields.get(name) for name in _EXPORTED]
     return [csv_guard(" ".join(map(str, cell)) if isinstance(cell, list) else cell) for cell in found]
