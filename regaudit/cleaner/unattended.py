@@ -23,7 +23,7 @@ from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import GONE, Report, Run
 from regaudit.cleaner.plan import Plan, plan
 from regaudit.cleaner.repository_list import load_repositories
-from regaudit.cleaner.rows import PUT_INDEX
+from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX
 from regaudit.cleaner.standing import approve_in_advance
 from regaudit.cleaner.stopping import Stopping
 from regaudit.cleaner.unfinished import settle_cut_off
@@ -97,7 +97,8 @@ def clean(
     try:
         cleaning.run()
     except KeyboardInterrupt:
-        report.end("stopped", "it was stopped before anything was deleted: run it again")
+        when = "before anything was deleted" if report.run is None else f"after {report.run}"
+        report.end("stopped", f"it was stopped {when}: the next run decides anew")
     except JournalBusy as error:
         report.end("busy", str(error))
     except UsageError as error:
@@ -107,7 +108,8 @@ def clean(
     except Exception as error:
         logger.exception("a run ended in an error that regaudit did not expect")
         report.end("failed", f"{type(error).__name__}, which regaudit did not expect: please report it with the log")
-    report.finish(job.report_folder(registry))
+    with nullcontext() if stopping is None else stopping.gentle():
+        report.finish(job.report_folder(registry))
     return report
 
 
@@ -156,7 +158,7 @@ class _Cleaning:
 
     def _decide(self, patterns: tuple[str, ...]) -> tuple[Snapshot, Plan]:
         snapshot = collect(self.registry, *patterns, progress=False, cache=self.job.cache)
-        if self.stopping is not None and self.stopping.asked:
+        if self._asked_to_stop():
             raise KeyboardInterrupt  # collect took it for the end of its reading
         self.report.note_snapshot(snapshot, unknown=_unknown(snapshot, patterns))
         left_alone = [name for name in snapshot.repositories if self.policy.section(name) is None]
@@ -194,12 +196,11 @@ class _Cleaning:
         with nullcontext() if self.stopping is None else self.stopping.gentle():
             run = Cleaner(self.registry, journal=journal).execute(approved, progress=self.progress, stop=event)
         self.report.note_run(run, made)
-        if run.stopped and event is not None and event.is_set():
-            self.report.end(
-                "stopped", f"it was stopped, and the rest of the plan stays: the next run decides anew. {run}"
-            )
-            return
+        if self._asked_to_stop():
+            raise KeyboardInterrupt
         self.report.verification = self._verify(snapshot, run)
+        if self._asked_to_stop():
+            raise KeyboardInterrupt
         if not run.ok:
             self.report.end(
                 "not_deleted", f"not everything came to what was asked ({run}): the outcomes say what and why"
@@ -227,6 +228,9 @@ class _Cleaning:
             broken=tuple(sorted(_broken(after, touched) - _broken(before, touched))),
         )
 
+    def _asked_to_stop(self) -> bool:
+        return self.stopping is not None and self.stopping.asked
+
     def _conclude(self, snapshot: Snapshot, word: str) -> None:
         if self.report.status:
             return
@@ -242,7 +246,7 @@ class _Cleaning:
 def _request(repository: str, action: str, tags: tuple[str, ...], digest: str | None) -> str:
     """Return the request that a row of a plan stands for."""
     method = "PUT" if action == PUT_INDEX else "DELETE"
-    reference = digest if action == "delete_manifest" else tags[0]
+    reference = digest if action == DELETE_MANIFEST else tags[0]
     return f"{method} /v2/{repository}/manifests/{reference}"
 
 

@@ -11,9 +11,10 @@ import click
 
 from regaudit.cli.deleting import print_outcome
 from regaudit.cli.front import cache_option, connection, end, journal_option, main
-from regaudit.errors import UsageError
+from regaudit.errors import RegauditError, UsageError
 from regaudit.reference import parse_target
 from regaudit.text import clean as cleaned
+from regaudit.text import redact
 
 if TYPE_CHECKING:
     from regaudit.cleaner.clean_report import CleanReport
@@ -109,6 +110,7 @@ class _Runs:
         Policy.load(self._job.policy)
         if self._job.repositories is not None:
             load_repositories(self._job.repositories)
+        self._connect(self._host).close()  # says what is wrong with its options
 
         def wait(due: datetime) -> None:
             click.echo(f"the next run is at {due.isoformat()}", err=True)
@@ -122,10 +124,13 @@ class _Runs:
             click.echo("ended", err=True)
 
     def _act(self, schedule: Schedule, due: datetime) -> None:
-        report = self._run(schedule.after(due))
-        self._last = report
-        if report.exit_status:
-            click.echo(f"regaudit: {_word(report)}: {cleaned(report.reason)}", err=True)
+        """Run, and let no failure end the schedule."""
+        try:
+            self._last = self._run(schedule.after(due))
+            if self._last.exit_status:
+                click.echo(f"regaudit: {_word(self._last)}: {cleaned(self._last.reason)}", err=True)
+        except (RegauditError, OSError) as error:
+            click.echo(f"regaudit: failed: {redact(error)}", err=True)
         if self._stopping.asked:
             raise KeyboardInterrupt
 
@@ -135,9 +140,9 @@ class _Runs:
 
         with self._connect(self._host) as registry:
             report = clean_once(registry, self._job, progress=print_outcome, stopping=self._stopping)
-        click.echo(report)
         if self._metrics is not None:
             write_metrics(self._metrics, report, due)
+        click.echo(report)
         return report
 
 
