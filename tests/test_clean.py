@@ -307,6 +307,18 @@ def test_the_hash_of_a_policy_is_that_of_its_rules_and_not_of_what_is_in_use(pla
     assert place.clean("--dry-run", policy=other).report["policy"]["hash"] != first
 
 
+def test_strict_notices_what_a_limit_holds_back(place):
+    place.usual()
+    policy = place.policy(("minimum_left = 1", "minimum_left = 1\nmaximum_percent = 20"))
+    quiet = place.clean(policy=policy)
+    assert (quiet.exit_code, quiet.report["held"]["by"]) == (0, {"maximum_percent": 3})
+    assert "maximum_percent = 20" in quiet.output
+    strict = place.clean("--strict", policy=policy)
+    assert (strict.exit_code, strict.report["status"]) == (1, "held_back")
+    assert "3 are held back by a limit" in strict.stderr
+    assert place.clean("--strict").exit_code == 0
+
+
 # -- a dry run -------------------------------------------------------------------------------
 
 
@@ -362,6 +374,41 @@ def test_a_signal_lets_the_deletion_that_is_under_way_come_to_its_end_and_no_oth
     assert len(place.tags()) == 6
     monkeypatch.undo()
     assert place.clean().report["run"]["counts"] == {"deleted": 2}
+
+
+def test_a_signal_in_the_middle_of_a_deletion_waits_for_its_end_and_its_record(place, monkeypatch):
+    place.usual()
+    delete = place.store.delete_manifest
+
+    def slow(repository, reference):
+        if reference in place.store.digests(APP):  # and not the probe's, which cannot be there
+            os.kill(os.getpid(), signal.SIGTERM)
+        return delete(repository, reference)
+
+    monkeypatch.setattr(place.store, "delete_manifest", slow)
+    done = place.clean()
+    assert (done.exit_code, done.report["status"]) == (1, "stopped")
+    assert done.report["run"]["counts"] == {"deleted": 1}
+    assert done.report["run"]["stopped"]
+    assert len(place.tags()) == 6
+
+
+def test_a_second_signal_does_not_wait_and_what_was_under_way_is_recorded_as_unknown(place, monkeypatch):
+    place.usual()
+    fault = place.sandbox.faults.add(method="DELETE", path=f"/v2/{APP}/manifests/*", skip=2, delay=60)
+    take = place.sandbox.faults.take
+
+    def twice(*request):
+        found = take(*request)
+        if found is fault:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+        return found
+
+    monkeypatch.setattr(place.sandbox.faults, "take", twice)
+    done = place.clean()
+    assert (done.exit_code, done.report["status"]) == (1, "stopped")
+    assert done.report["run"]["counts"] == {"unknown": 1}
 
 
 def test_a_signal_while_the_registry_is_read_ends_the_run_before_anything_goes(place, monkeypatch):
@@ -633,6 +680,15 @@ def test_there_is_a_record_and_a_way_back(place):
     assert f"delete {run}" in done.output
     assert place("journal", "verify", "--journal", place.journal).exit_code == 0
     assert place("undo", run, "--journal", place.journal).exit_code == 0
+    assert place.store.tags(APP) == before
+
+
+def test_with_a_backup_the_way_back_is_there_after_garbage_collection_too(place):
+    place.usual()
+    before = dict(place.store.tags(APP))
+    assert place.clean("--backup", "kept").exit_code == 0
+    place.store.collect_garbage()
+    assert place("restore", "kept", place.sandbox.host, "--journal", place.journal).exit_code == 0
     assert place.store.tags(APP) == before
 
 

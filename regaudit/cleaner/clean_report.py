@@ -30,6 +30,7 @@ STATUSES = {
     "nothing_to_do": 0,
     "dry_run": 0,
     "incomplete": 1,
+    "held_back": 1,
     "needs_approval": 1,
     "not_deleted": 1,
     "stopped": 1,
@@ -194,6 +195,21 @@ class CleanReport:
         self.run = run
         gone = {outcome.key for outcome in run.outcomes if outcome.outcome in GONE - {"already_absent"}}
         self.freed_bytes = sum(row.freed_bytes for row in made.rows if row.key in gone)
+
+    def lacking(self) -> str:
+        """Return what was condemned and did not go, as far as somebody may have to see to it; empty where nothing was.
+
+        What an alias, an index or a minimum holds back is so day after day, and what was not read is said elsewhere.
+        """
+        limits = ("maximum_deletions", "maximum_percent", "whole_registry")
+        held = sum(self.held.get("by", {}).get(word, 0) for word in limits)
+        skipped = 0 if self.run is None else self.run.counts().get("skipped", 0)
+        counts = {
+            "are held back by a limit": held,
+            "are refused": self.plan.get("refused_count", 0),
+            "were skipped": skipped,
+        }
+        return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
     def end(self, status: str, reason: str) -> None:
         """Say how it ended."""

@@ -91,7 +91,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
-        self._holder: int | None = None
+        self._reserved_for: int | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
@@ -125,14 +125,33 @@ class Journal:
     # -- writing ------------------------------------------------------------------------------
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the journal for one run; raises `JournalBusy` where another process or thread has it.
+    def reserved(self) -> Iterator[None]:
+        """Hold the journal for more than one run: for the reading before, and the looking after.
 
-        The thread that holds it may hold it again, for a part of its run.
+        The runs of this thread are let through, one at a time; `JournalBusy` as for `locked`.
         """
-        if self._holder == threading.get_ident():
-            yield
+        with self._alone():
+            self._reserved_for = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._reserved_for = None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the journal for one run; raises `JournalBusy` where another process, thread or run has it."""
+        if self._reserved_for != threading.get_ident():
+            with self._alone():
+                yield
             return
+        self._reserved_for = None  # a run that begins within this one is another one
+        try:
+            yield
+        finally:
+            self._reserved_for = threading.get_ident()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         try:
             file = self.path.with_name(self.path.name + ".lock").open("a")
         except OSError as error:
@@ -144,11 +163,7 @@ class Journal:
                 raise JournalBusy(
                     f"{clean(self.path)} is in use by another run: wait for it, or name another journal"
                 ) from None
-            self._holder = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._holder = None
+            yield
 
     def record(self, run: str, event: str, key: str = "", **data: Any) -> None:
         """Add an entry; when this returns, it is on the disk."""

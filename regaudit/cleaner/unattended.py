@@ -56,6 +56,10 @@ class Job:
         The registry's own in the user's state folder unless given.
     cache : Path or bool or None
         As for `collect`.
+    backup : Path or None
+        Keep whole images there first, as `Cleaner.backup` does; what cannot be kept whole stays.
+    strict : bool
+        Call it not done where a limit of the policy held something back, or the plan refused or skipped anything.
     """
 
     policy: Path
@@ -64,6 +68,8 @@ class Job:
     folder: Path | None = None
     journal: Path | None = None
     cache: Path | bool | None = True
+    backup: Path | None = None
+    strict: bool = False
 
     def journal_path(self, registry: Registry) -> Path:
         """Return where the record of a registry is."""
@@ -138,7 +144,7 @@ class _Cleaning:
             self._forecast(made)
             self._conclude(snapshot, "dry_run")
             return
-        with Journal(self.job.journal_path(self.registry)) as journal, journal.locked():
+        with Journal(self.job.journal_path(self.registry)) as journal, journal.reserved():
             self.report.cut_off = [str(found) for found in settle_cut_off(self.registry, journal)]
             snapshot, made = self._decide(patterns)
             if made.rows:
@@ -194,7 +200,9 @@ class _Cleaning:
         approved.save(str(self.report.plan_file))
         event = None if self.stopping is None else self.stopping.event
         with nullcontext() if self.stopping is None else self.stopping.gentle():
-            run = Cleaner(self.registry, journal=journal).execute(approved, progress=self.progress, stop=event)
+            run = Cleaner(self.registry, journal=journal).execute(
+                approved, progress=self.progress, stop=event, backup=self.job.backup
+            )
         self.report.note_run(run, made)
         if self._asked_to_stop():
             raise KeyboardInterrupt
@@ -239,6 +247,8 @@ class _Cleaning:
             self.report.end("incomplete", f"not everything was read, and nothing goes there: {named}")
         elif self.report.unmatched:
             self.report.end("incomplete", f"no repository is called {_some(self.report.unmatched)}")
+        elif self.job.strict and (lacking := self.report.lacking()):
+            self.report.end("held_back", f"{lacking}, and --strict was given")
         else:
             self.report.end(word, "")
 

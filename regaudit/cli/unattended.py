@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 @click.option("--cron", metavar="EXPRESSION", help="Stay, and run at these times: '0 3 * * *', @daily.")
 @click.option("--timezone", metavar="NAME", help="Of --cron: Europe/Berlin; this machine's own by default.")
 @click.option("--report", "folder", metavar="DIR", help="For reports and plans; beside the journal by default.")
+@click.option("--backup", metavar="DIR", help="Keep whole images there first; what cannot be kept whole stays.")
+@click.option(
+    "--strict", is_flag=True, help="Exit 1 where a limit held anything back, or anything was refused or skipped."
+)
 @click.option("--metrics", metavar="FILE", help="Figures of the last run, for Prometheus's textfile collector.")
 @journal_option
 @cache_option
@@ -47,6 +51,8 @@ def clean(
     cron: str | None,
     timezone: str | None,
     folder: str | None,
+    backup: str | None,
+    strict: bool,
     metrics: str | None,
     journal_path: str | None,
     cache_folder: str | None,
@@ -73,6 +79,8 @@ def clean(
         folder=_path(folder),
         journal=_path(journal_path),
         cache=None if no_cache else _path(cache_folder) or True,
+        backup=_path(backup),
+        strict=strict,
     )
     registry, pattern = parse_target(host)
     if pattern is not None:
