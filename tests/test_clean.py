@@ -19,6 +19,8 @@ from images import Pushed
 
 from regaudit.cleaner import execution, schedule, unattended
 from regaudit.cleaner.journal import Journal
+from regaudit.cleaner.rows import PUT_INDEX
+from regaudit.cleaner.unfinished import settle_cut_off
 from regaudit.cli import main
 from regaudit.client.registry import Registry
 from regaudit.manifest import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
@@ -424,19 +426,98 @@ def test_a_signal_while_the_registry_is_read_ends_the_run_before_anything_goes(p
     assert (done.exit_code, done.report["status"], place.writes()) == (1, "stopped", [])
 
 
-def test_a_run_that_was_killed_is_told_of_and_its_open_question_answered(place, monkeypatch):
-    place.usual()
+class Killed(BaseException):
+    """As little comes after it in the program as after kill -9."""
 
-    class Killed(BaseException):
-        pass
+
+def kill(place, monkeypatch, module, name, policy=POLICY):
+    """Run, and end the run where it calls a function for the first time."""
 
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(execution, "record_outcome", killed)
-    with pytest.raises(Killed):
-        place.clean()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, killed)
+        with pytest.raises(Killed):
+            place.clean(policy=policy)
+
+
+def cut_off_outcomes(place):
+    with Journal(place.journal) as journal:
+        first = journal.runs()[0].run
+        return [entry.data["outcome"] for entry in journal.entries(first) if entry.event == "outcome"]
+
+
+# The last thing before a request leaves, and the first after its answer was understood.
+MOMENTS = [((execution.Execution, "_last_look"), "not_deleted"), ((execution, "record_outcome"), "deleted_unconfirmed")]
+
+
+@pytest.mark.parametrize(("where", "outcome"), MOMENTS)
+def test_what_became_of_the_last_request_of_a_killed_run_is_seen_and_the_rest_decided_anew(
+    place, monkeypatch, where, outcome
+):
+    place.usual()
+    kill(place, monkeypatch, *where)
+    done = place.clean()
+    assert done.exit_code == 0, done.output
+    assert cut_off_outcomes(place) == [outcome]
+    assert place.tags() == {*KEPT}
+    assert place.clean().report["cut_off"] == []
+
+
+@pytest.mark.parametrize(("where", "outcome"), MOMENTS)
+def test_of_a_tag_that_goes_alone_it_is_seen_too(place, monkeypatch, where, outcome):
+    place.image(APP, "latest", days=90)
+    place.store.set_tag(APP, "v1", place.store.tags(APP)["latest"])
+    for number in range(4):
+        place.image(APP, f"young-{number}", days=3)
+    policy = place.policy(("version = 1", "version = 1\nuntag = true"))
+    kill(place, monkeypatch, *where, policy=policy)
+    done = place.clean(policy=policy)
+    assert done.exit_code == 0, done.output
+    assert cut_off_outcomes(place) == [outcome]
+    assert place.tags() == {"latest", *(f"young-{number}" for number in range(4))}
+
+
+@pytest.mark.parametrize(("written", "outcome"), [(True, "rewritten"), (False, "not_rewritten")])
+def test_of_a_list_that_was_being_written_the_digest_tells(place, written, outcome):
+    digest = place.image(APP, "sha256-0000", days=3)
+    row = {"repository": APP, "tags": ["sha256-0000"], "action": PUT_INDEX}
+    raw = place.store.manifest(APP, digest)[1]
+    with Journal(place.journal) as journal, Registry(place.sandbox.host) as registry:
+        journal.record("cut", "started", kind="delete", rows=[], registry=place.sandbox.host)
+        known = {"digest": digest, "media_type": OCI_INDEX, "raw": raw}
+        journal.record_intent("cut", "key", **known, **row, written=digest if written else "sha256:other")
+        (found,) = settle_cut_off(registry, journal)
+        assert [seen.outcome for seen in found.settled] == [outcome]
+        assert settle_cut_off(registry, journal) == ()
+
+
+def test_what_cannot_be_looked_at_stays_open_until_it_can(place, monkeypatch):
+    place.usual()
+    kill(place, monkeypatch, execution, "record_outcome")
+    fault = place.sandbox.faults.add(method="GET", path=f"/v2/{APP}/manifests/sha256:*", status=403)
+    assert "1 could not be looked at" in place.clean().report["cut_off"][0]
+    place.sandbox.faults.remove(fault)
+    assert "1 of its rows were looked at and recorded" in place.clean().report["cut_off"][0]
+    assert place.clean().report["cut_off"] == []
+
+
+def test_an_undo_that_was_cut_off_is_told_of_until_it_was_typed_again(place):
+    place.usual()
+    run = place.clean().report["run"]["id"]
+    with Journal(place.journal) as journal:
+        journal.record("cut", "started", kind="undo", undoes=run, registry=place.sandbox.host, only=[])
+    (said,) = place.clean().report["cut_off"]
+    assert "run cut (undo) was cut off" in said
+    assert place("undo", run, "--journal", place.journal).exit_code == 0
+    assert place.clean("--policy", without_approval(place)).report["cut_off"] == []
+
+
+def test_a_run_that_was_killed_is_told_of_and_its_open_question_answered(place, monkeypatch):
+    place.usual()
+
+    kill(place, monkeypatch, execution, "record_outcome")
     assert len(place.tags()) == 6
     done = place.clean()
     assert done.exit_code == 0, done.output

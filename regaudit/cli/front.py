@@ -37,6 +37,7 @@ def main() -> None:
       regaudit approve plan.json --by "Ada Lovelace"         after reading it
       regaudit apply plan.json                               delete; prints the name of the run
       regaudit undo RUN                                      put it back, until garbage is collected
+      regaudit clean registry.example.com --policy policy.toml   all of it unattended, by a policy
 
     Try it without a registry: regaudit demo
     """  # noqa: D301 -- click looks for the character itself, not for its two letters
