@@ -776,7 +776,7 @@ def test_with_a_backup_the_way_back_is_there_after_garbage_collection_too(place)
 @pytest.mark.real
 def test_a_real_registry_is_cleaned_verified_and_put_back(docker_registry, sample, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = ("shop/checkout/worker", "charts/checkout")
+    names = ("legacy/billing", "platform/base/node", "charts/checkout")  # undated, multi-arch, few tags
     with Registry(docker_registry.host) as door:
         for name in names:
             push_repository(door, sample.repository(name))
@@ -794,6 +794,7 @@ def test_a_real_registry_is_cleaned_verified_and_put_back(docker_registry, sampl
         gone = {(o["repository"], tag) for o in report["run"]["outcomes"] for tag in o["tags"]}
         assert {(name, tag) for name in names for tag in before[name].keys() - after[name].keys()} == gone != set()
         assert after["charts/checkout"] == before["charts/checkout"]
+        assert {"latest", "0.2-import", "0.3-import", "0.8.0-buildpack"} <= after["legacy/billing"].keys()
         again = shell("clean", docker_registry.host, "--policy", POLICY, "--report", "reports")
         assert "nothing to do" in again.output
         assert shell("undo", report["run"]["id"]).exit_code == 0

@@ -278,7 +278,7 @@ class CleanReport:
         shown += self._sent() if self.dry_run and self.plan else []
         if self.run is not None:
             shown += [str(self.run)]
-            shown += [f"{human_bytes(self.freed_bytes)} were freed: {self.run.advice}"] if self.run.advice else []
+            shown += [f"{human_bytes(self.freed_bytes)} to come back: {self.run.advice}"] if self.run.advice else []
         shown += [f"looked at again: {self.verification}"] if self.verification is not None else []
         shown += [f"report: {self.file}"] if self.file else []
         return "\n".join(clean(line, 1000) for line in shown if line)
