@@ -30,7 +30,8 @@
     └── RecordError             a file of regaudit's own cannot be used
         ├── SnapshotError           a snapshot folder
         ├── PlanError               a plan: edited, unapproved, or for another registry
-        └── JournalError            a journal: locked, damaged, or of another version
+        └── JournalError            a journal: damaged, or of another version
+            └── JournalBusy             another run has it: wait for it
 
 Each class names its ``kind``, the word that stands in the ``error`` column of a problems table.
 """
@@ -240,6 +241,12 @@ class PlanError(RecordError):
 
 
 class JournalError(RecordError):
-    """A journal is locked, damaged, or of another version."""
+    """A journal is damaged, or of another version."""
 
     kind = "journal"
+
+
+class JournalBusy(JournalError):
+    """Another run has the journal: wait for it."""
+
+    kind = "busy"

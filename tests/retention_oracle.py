@@ -272,6 +272,9 @@ def verdicts(snapshot, policy, used=()):
     if not policy.untag:
         found.hold_what_others_need()
     for repository in {item.repository for item in found.items}:
+        least = policy.section(repository).minimum_tags
+        if least is not None and sum(i.repository == repository and i.tag is not None for i in found.items) < least:
+            found.hold("minimum_tags", lambda item, named=repository: item.repository == named)
         found.limit(repository)
     goes = {(item.repository, item.content) for item in found.going}
     if goes and exceeded(policy, len(goes), len({(item.repository, item.content) for item in found.items})):

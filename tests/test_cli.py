@@ -5,10 +5,12 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from regaudit.cleaner.plan import Plan
 from regaudit.cli import main
 from regaudit.client.registry import Registry
 from regaudit.inventory.snapshot import FORMAT
@@ -183,6 +185,61 @@ def test_candidates_can_come_from_an_edited_csv(shell, served, tmp_path):
     assert result.exit_code == 0
     assert "not_in_snapshot" in result.output
     assert shell("plan", "audit/snapshot", "--candidates", "mine.csv", "-o", "p", "--strict").exit_code == 1
+
+
+def policy(name="first"):
+    return Path(__file__).parent.parent / "examples" / "policies" / f"{name}.toml"
+
+
+def test_a_plan_comes_from_a_policy_with_what_it_holds_back_said(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "audit", "-q")
+    made = shell("plan", "audit/snapshot", "--policy", policy(), "-o", "plan.json")
+    assert made.exit_code == 0, made.output
+    assert "tags may go" in made.output
+    planned = Plan.load(tmp_path / "plan.json")
+    assert {tag.partition("-")[0] for row in planned.rows for tag in row.tags} == {"pr"}
+    assert planned.approval is None
+    fewer = shell("plan", "audit/snapshot", "--policy", policy(), "--protect", "pr-1*", "-o", "fewer.json")
+    assert fewer.exit_code == 0
+    assert 0 < Plan.load(tmp_path / "fewer.json").digests < planned.digests
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--older-than", "9D"],
+        ["--keep-latest", "5"],
+        ["--match", "x"],
+        ["--clock", "created"],
+        ["--candidates", "x.csv"],
+    ],
+)
+def test_a_policy_and_another_rule_contradict_each_other(shell, more):
+    said = sentence(shell("plan", "nosuch", "--policy", policy(), *more, "-o", "plan.json"), 2)
+    assert f"--policy says what may go, and so does {more[0]}" in said
+
+
+def test_what_a_policy_lets_go_is_listed_or_written(shell, served, tmp_path):
+    shell("audit", served.host, "--out", "audit", "-q")
+    listed = shell("expired", "audit/snapshot", "--policy", policy("services"))
+    assert listed.exit_code == 0
+    assert "pull requests" in listed.output
+    held = shell("expired", "audit/snapshot", "--policy", policy("tag-cleaner"), "--held")
+    assert "alias" in held.output
+    assert shell("expired", "audit/snapshot", "--policy", policy("services"), "--out", "found").exit_code == 0
+    with (tmp_path / "found" / "expired.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert f"{len(rows):,} tags may go" in listed.output
+    assert (tmp_path / "found" / "held.csv").stat().st_size > 0
+
+
+def test_a_policy_is_explained_for_any_tag(shell, served):
+    shell("audit", served.host, "--out", "audit", "-q")
+    line = ["explain", "audit/snapshot", "--policy", policy()]
+    assert "shop/checkout/api:pr-101 may go" in shell(*line, "shop/checkout/api:pr-101").output
+    found = json.loads(shell(*line, "shop/checkout/api:latest", "--json").output)
+    assert (found["verdict"], found["section"]) == ("kept", "everything")
+    assert "did you mean 'pr-1" in sentence(shell(*line, "shop/checkout/api:pr-1O1"), 2)
 
 
 @pytest.mark.parametrize("command", ["stale", "duplicates"])

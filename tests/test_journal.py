@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from regaudit.cleaner.journal import FORMAT, Journal
-from regaudit.errors import JournalError
+from regaudit.errors import JournalBusy, JournalError
 from regaudit.reference import Digest
 
 RAW = b'{"schemaVersion": 2}'
@@ -250,3 +250,21 @@ def test_the_default_place_is_a_folder_for_each_registry(monkeypatch, tmp_path):
     assert one != other
     assert one.name == "regaudit-journal.sqlite"
     assert tmp_path in one.parents
+
+
+def test_who_reserves_a_journal_runs_in_it_one_run_at_a_time_and_nobody_else_does(path):
+    with Journal(path) as journal, Journal(path) as other, ThreadPoolExecutor(1) as pool:
+
+        def elsewhere():
+            with pytest.raises(JournalBusy), journal.locked():
+                pass
+
+        with journal.reserved():
+            for _ in range(2):
+                with journal.locked(), pytest.raises(JournalBusy), journal.locked():
+                    pass
+            with pytest.raises(JournalBusy), other.locked():
+                pass
+            pool.submit(elsewhere).result()
+        with other.locked():
+            pass

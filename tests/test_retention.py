@@ -248,6 +248,13 @@ def test_nothing_goes_where_something_was_not_read_and_the_note_says_so():
     assert any("team/app" in note and "not read" in note for note in made.notes)
 
 
+def test_a_repository_with_few_tags_is_left_alone_and_that_is_no_news():
+    build = aged(1, 2, 30).cosign(APP, "a0").dangling(APP, "nowhere")
+    assert gone(build, policy(Expire(older_than="9D"), minimum_tags=3)) == ["a2"]
+    assert held(build, policy(Expire(older_than="9D"), minimum_tags=4)) == {"a2": "minimum_tags"}
+    assert retention(build.snapshot(), policy(Expire(older_than="9D"), minimum_tags=4)).notes == ()
+
+
 @pytest.mark.parametrize(
     ("limit", "ages", "goes"),
     [
@@ -411,6 +418,7 @@ def test_every_thing_that_keeps_a_tag_is_named_with_its_end():
     ("word", "made"),
     [
         ("alias", policy(ALL, Keep(tags=("latest",)))),
+        ("minimum_tags", policy(ALL, minimum_tags=3)),
         ("minimum_left", policy(ALL, minimum_left=1)),
         ("maximum_deletions", policy(ALL, maximum_deletions=0)),
         ("maximum_percent", policy(ALL, maximum_percent=50)),
@@ -560,6 +568,7 @@ def policies(draw):
             expire=tuple(draw(st.lists(expires(), min_size=1, max_size=2))),
             keep=tuple(draw(st.lists(keeps(), max_size=2))),
             grace=draw(optional(DURATIONS)),
+            minimum_tags=draw(optional(st.integers(0, 4))),
             minimum_left=draw(optional(st.integers(0, 3))),
             maximum_deletions=draw(optional(st.integers(0, 3))),
             maximum_percent=draw(optional(st.sampled_from([0, 25, 50, 100]))),
@@ -632,7 +641,8 @@ def test_one_more_rule_to_keep_never_condemns_by_itself(build, made, extra):
         maximum_deletions=None,
         maximum_percent=None,
         sections=tuple(
-            replace(s, minimum_left=None, maximum_deletions=None, maximum_percent=None) for s in made.sections
+            replace(s, minimum_tags=None, minimum_left=None, maximum_deletions=None, maximum_percent=None)
+            for s in made.sections
         ),
     )
     more = replace(free, keep=(*free.keep, replace(extra, name="one more")))

@@ -7,12 +7,14 @@ that happens, and an error says where it stands and what to write.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -103,6 +105,17 @@ def _duration(value: Any) -> timedelta:
     if duration.microseconds:
         raise UsageError("write a duration of whole seconds")
     return duration
+
+
+def _day(value: Any) -> date:
+    if isinstance(value, str):
+        try:
+            value = date.fromisoformat(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise UsageError("write a day, as in 2027-01-31")
+    return value
 
 
 def _clock(value: Any) -> str:
@@ -317,6 +330,8 @@ class Section(_Checked):
         A tag may go if a rule of `expire` condemns it and none of `keep` saves it.
     grace : timedelta or None
         Nothing goes that was created or pushed within that time, or of which neither time is known.
+    minimum_tags : int or None
+        A repository with fewer tags is left alone. Those attached to a digest, and those that lead nowhere, do not count.
     minimum_left : int or None
         So many distinct digests with a tag must be left in a repository, or nothing of it goes.
     maximum_deletions : int or None
@@ -331,6 +346,7 @@ class Section(_Checked):
     keep: tuple[Keep, ...] = ()
     expire: tuple[Expire, ...] = ()
     grace: timedelta | None = None
+    minimum_tags: int | None = None
     minimum_left: int | None = None
     maximum_deletions: int | None = None
     maximum_percent: float | None = None
@@ -351,19 +367,36 @@ class Section(_Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingApproval(_Checked):
-    """An approval in advance, for runs that nobody watches, with its limit.
+    """An approval in advance, for runs that nobody watches, with its limits.
+
+    A limit counts everything that a plan deletes, what goes along with others included. Per cent are of
+    the manifests that were read.
 
     Attributes
     ----------
     by, reason : str
         Who approves, and why.
     maximum_deletions : int
-        A plan that deletes more distinct digests is not approved by this.
+        A plan with more deletions is not approved by this.
+    maximum_percent : float or None
+        Nor is one that deletes more, per cent of what was read.
+    maximum_deletions_per_repository, maximum_percent_per_repository : int or None, float or None
+        Likewise, in any one repository.
+    until : datetime.date or None
+        The last day (UTC) on which it approves anything.
     """
 
     by: str
     reason: str
     maximum_deletions: int
+    maximum_percent: float | None = None
+    maximum_deletions_per_repository: int | None = None
+    maximum_percent_per_repository: float | None = None
+    until: date | None = None
+
+    def expired(self, now: datetime) -> bool:
+        """Return whether its last day has passed."""
+        return self.until is not None and now.astimezone(UTC).date() > self.until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,6 +453,12 @@ class Policy(_Checked):
     def section(self, repository: str) -> Section | None:
         """Return the section that decides on a repository, if there is one."""
         return next((section for section in self.sections if section.matches(repository)), None)
+
+    @property
+    def hash(self) -> str:
+        """The sha256 of what was decided once: everything but what is in use, which changes, and only ever keeps more."""
+        fixed = {name: value for name, value in self.to_dict().items() if name != "in_use"}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -567,10 +606,18 @@ _PARSERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "keep": _tuple_of(Keep),
         "expire": _tuple_of(Expire),
         "grace": _duration,
+        "minimum_tags": _count,
         "minimum_left": _count,
         **_LIMITS,
     },
-    "StandingApproval": {"by": _text, "reason": _text, "maximum_deletions": _count},
+    "StandingApproval": {
+        "by": _text,
+        "reason": _text,
+        **_LIMITS,
+        "maximum_deletions_per_repository": _count,
+        "maximum_percent_per_repository": _percent,
+        "until": _day,
+    },
     "Policy": {
         "sections": _tuple_of(Section),
         "keep": _tuple_of(Keep),
@@ -649,6 +696,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, timedelta):
         return duration_text(value)
+    if isinstance(value, date):
+        return value.isoformat()
     if isinstance(value, VersionRange | InUse):
         return value.text
     return value.to_dict() if isinstance(value, _Checked) else value

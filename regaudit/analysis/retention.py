@@ -32,7 +32,10 @@ from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import parse_registry
 from regaudit.text import clean, escape, isoformat
 
-HELD_BY = ("unread", "alias", "index", "minimum_left", "maximum_deletions", "maximum_percent", "whole_registry")
+HELD_BY = (
+    *("unread", "alias", "index", "minimum_tags"),
+    *("minimum_left", "maximum_deletions", "maximum_percent", "whole_registry"),
+)
 
 _DAY = np.timedelta64(1, "D")
 _GRACE, _IN_USE = -2, -3  # beside the numbers of rules, which begin with 0; -1 is nobody
@@ -122,8 +125,8 @@ class Retention:
         What may go, as `expired_tags` returns it.
     held : pandas.DataFrame
         What the rules alone would let go and something else holds back: the same columns, then held_by
-        (``unread``, ``alias``, ``index``, ``minimum_left``, ``maximum_deletions``, ``maximum_percent``,
-        ``whole_registry``) and detail, a sentence.
+        (``unread``, ``alias``, ``index``, ``minimum_tags``, ``minimum_left``, ``maximum_deletions``,
+        ``maximum_percent``, ``whole_registry``) and detail, a sentence.
     notes : tuple of str
         What a person should know: repositories that were not read, limits that were exceeded, images in
         use that the registry as read does not have.
@@ -355,6 +358,7 @@ class _Judged:
         if not policy.untag:
             self._hold_aliases()
             self._hold_children()
+        self._hold_small()
         self._limit_repositories()
         self._limit_registry()
 
@@ -484,6 +488,16 @@ class _Judged:
         while (reached := stays[nodes.of_indexes] & ~stays[nodes.of_children]).any():
             stays[nodes.of_children[reached]] = True
         self._hold(stays[self.items.node], "index")
+
+    def _hold_small(self) -> None:
+        """Hold back what goes in a repository that has too few tags to be looked at; so it is day after day, and no news."""
+        tags = np.bincount(self.items.repository[self.items.tagged], minlength=len(self.items.nodes.names))
+        for place in np.unique(self.items.repository[self.going]).tolist():
+            least = self.policy.sections[self.items.section_of[place]].minimum_tags
+            if least is not None and tags[place] < least:
+                why = f"the repository has {tags[place]:,} tags, and minimum_tags = {least:,}"
+                self.details[HELD_BY.index("minimum_tags"), place] = why
+                self._hold(self.items.repository == place, "minimum_tags")
 
     def _per_repository(self) -> dict[str, Any]:
         """Return for each repository how many digests it has, how many go, and how many keep a tag."""
@@ -760,6 +774,7 @@ class _Explaining:
             "unread": "the repository is read without a problem",
             "alias": "the other tag goes too; or, with untag = true, it may go alone",
             "index": "the index goes too",
+            "minimum_tags": "it has more tags, or minimum_tags is lower",
             "minimum_left": "fewer go at once, or minimum_left is lower",
             "maximum_deletions": "fewer go at once, or maximum_deletions is higher",
             "maximum_percent": "fewer go at once, or maximum_percent is higher",

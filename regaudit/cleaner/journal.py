@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import platformdirs
 
-from regaudit.errors import InvalidReference, JournalError
+from regaudit.errors import InvalidReference, JournalBusy, JournalError
 from regaudit.reference import Digest
 from regaudit.text import clean, slug
 
@@ -91,6 +91,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
+        self._reserved_for: int | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
@@ -124,8 +125,33 @@ class Journal:
     # -- writing ------------------------------------------------------------------------------
 
     @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Hold the journal for more than one run: for the reading before, and the looking after.
+
+        The runs of this thread are let through, one at a time; `JournalBusy` as for `locked`.
+        """
+        with self._alone():
+            self._reserved_for = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._reserved_for = None
+
+    @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the journal for one run; raises `JournalError` where another process or thread has it."""
+        """Hold the journal for one run; raises `JournalBusy` where another process, thread or run has it."""
+        if self._reserved_for != threading.get_ident():
+            with self._alone():
+                yield
+            return
+        self._reserved_for = None  # a run that begins within this one is another one
+        try:
+            yield
+        finally:
+            self._reserved_for = threading.get_ident()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         try:
             file = self.path.with_name(self.path.name + ".lock").open("a")
         except OSError as error:
@@ -134,7 +160,7 @@ class Journal:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise JournalError(
+                raise JournalBusy(
                     f"{clean(self.path)} is in use by another run: wait for it, or name another journal"
                 ) from None
             yield

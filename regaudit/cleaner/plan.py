@@ -36,12 +36,19 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """Who approved which plan, when and why."""
+    """Who approved which plan, when and why.
+
+    Attributes
+    ----------
+    policy_hash : str
+        Of an approval in advance: the hash of the policy that carries it. Empty where somebody approved this very plan.
+    """
 
     by: str
     at: str
     reason: str
     plan_hash: str
+    policy_hash: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Return the approval as plain values."""
@@ -139,12 +146,15 @@ class Plan:
         )
         return Selection(self._snapshot(), decided, self.candidates, self.options)
 
-    def approve(self, by: str, reason: str = "", at: datetime | None = None) -> Plan:
-        """Return the plan with an approval: who, when, why, and the hash of what was approved."""
+    def approve(self, by: str, reason: str = "", at: datetime | None = None, *, policy_hash: str = "") -> Plan:
+        """Return the plan with an approval: who, when, why, and the hash of what was approved.
+
+        `policy_hash` is that of a policy which carries the approval, given in advance; see `regaudit.cleaner.standing`.
+        """
         if not by.strip():
             raise UsageError("an approval names who approves: give by='your name'")
         moment = isoformat(at or datetime.now(UTC))
-        return replace(self, approval=Approval(clean(by, 200), moment, clean(reason, 2000), self.hash))
+        return replace(self, approval=Approval(clean(by, 200), moment, clean(reason, 2000), self.hash, policy_hash))
 
     def check(self) -> None:
         """Raise `PlanError` unless the plan is approved exactly as it stands."""
