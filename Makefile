@@ -27,12 +27,12 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(VENV)/bin/python benchmarks/results.py $(if $(QUICK),--quick)
 
-# The site, into site/; NOTEBOOKS=off shows the notebooks without running them.
+# The site, into build/site/; NOTEBOOKS=off shows the notebooks without running them.
 docs: $(VENV)/installed-docs
-	$(VENV)/bin/sphinx-build -q -W --keep-going -c docs . site
+	$(VENV)/bin/sphinx-build -q -W --keep-going -c docs . build/site
 
 clean:
-	rm -rf $(VENV) build dist site demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -17,7 +17,7 @@ release = version = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 root_doc = "docs/contents"
 include_patterns = ["*.md", "docs/*.md", "notebooks/*.ipynb", "examples/README.md", "benchmarks/*.md"]
-exclude_patterns = ["site", ".venv", "**/.ipynb_checkpoints"]
+exclude_patterns = ["build", ".venv", "**/.ipynb_checkpoints"]
 
 # A heading is linked to from other pages, as on a forge.
 myst_heading_anchors = 3

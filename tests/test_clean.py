@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from docker_registry import push_repository
 from images import Pushed
 
-from regaudit.cleaner import execution, schedule, unattended
+from regaudit.cleaner import execution
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.rows import PUT_INDEX
 from regaudit.cleaner.unfinished import settle_cut_off
@@ -26,6 +26,7 @@ from regaudit.client.registry import Registry
 from regaudit.manifest import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from regaudit.reference import Digest
 from regaudit.sandbox.server import Sandbox
+from regaudit.unattended import cleaning, schedule
 
 POLICY = Path(__file__).parent.parent / "examples" / "policies" / "tag-cleaner.toml"
 APP, WEB = "team/app", "team/web"
@@ -415,13 +416,13 @@ def test_a_second_signal_does_not_wait_and_what_was_under_way_is_recorded_as_unk
 
 def test_a_signal_while_the_registry_is_read_ends_the_run_before_anything_goes(place, monkeypatch):
     place.usual()
-    read = unattended.collect
+    read = cleaning.collect
 
     def interrupted(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
         return read(*arguments, **options)
 
-    monkeypatch.setattr(unattended, "collect", interrupted)
+    monkeypatch.setattr(cleaning, "collect", interrupted)
     done = place.clean()
     assert (done.exit_code, done.report["status"], place.writes()) == (1, "stopped", [])
 
@@ -567,14 +568,14 @@ def test_a_policy_that_was_spoilt_meanwhile_fails_its_run_and_not_the_schedule(p
     place.usual()
     policy = place.policy()
     due = at_once(monkeypatch, 2)
-    spoil = unattended.Policy.load
+    spoil = cleaning.Policy.load
 
     def load(path):
         made = spoil(path)
         policy.write_text("version = 3" if len(due) == 0 else POLICY.read_text("utf-8"))
         return made
 
-    monkeypatch.setattr(unattended.Policy, "load", load)
+    monkeypatch.setattr(cleaning.Policy, "load", load)
     done = place.clean("--cron", "@daily", policy=policy)
     assert done.exit_code == 0
     assert "usage" in done.stderr
@@ -738,14 +739,14 @@ def test_a_login_that_is_refused_is_not_called_not_found(place):
 
 def test_a_tag_that_is_pushed_again_between_the_decision_and_the_deletion_keeps_its_new_content(place, monkeypatch):
     place.usual()
-    execute = unattended.Cleaner.execute
+    execute = cleaning.Cleaner.execute
     pushed = []
 
     def late(cleaner, approved, **options):
         pushed.append(place.image(APP, "old-2", days=0))
         return execute(cleaner, approved, **options)
 
-    monkeypatch.setattr(unattended.Cleaner, "execute", late)
+    monkeypatch.setattr(cleaning.Cleaner, "execute", late)
     done = place.clean()
     assert place.store.tags(APP)["old-2"] == pushed[0]
     assert place.tags() == {*KEPT, "old-2"}

@@ -69,6 +69,7 @@ def folder(tmp_path, monkeypatch):
     for file in (ROOT / "examples" / "policies").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "policy.toml").write_bytes((tmp_path / "first.toml").read_bytes())
+    (tmp_path / "list.txt").write_text("team/*\n")
     (tmp_path / "pods.json").write_text(
         '{"items": [{"spec": {"containers": [{"image": "registry.example.com/team/app:1.4"}]}}]}'
     )
@@ -105,8 +106,8 @@ class Shell:
         self.words = {"registry.example.com": host, "HOST": host, "DIR": "kept"}
 
     def type(self, command: str) -> None:
-        """Type a command without its optional parts, and each of its alternatives."""
-        command, _, _ = re.sub(r"\[[^\]]*\]", "", command).partition(" < ")
+        """Type a command without its optional parts and without a schedule, which has no end; and each alternative."""
+        command, _, _ = re.sub(r"\[[^\]]*\]|--cron '[^']*'", "", command).partition(" < ")
         for word, meant in self.words.items():
             command = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w-])", meant, command)
         arguments = shlex.split(command, comments=True)

@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from regaudit.cleaner import schedule as module
-from regaudit.cleaner.schedule import Schedule, keep_to
 from regaudit.errors import UsageError
+from regaudit.unattended import schedule as module
+from regaudit.unattended.schedule import Schedule, keep_to
 
 BERLIN = "Europe/Berlin"
 

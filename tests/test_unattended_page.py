@@ -10,8 +10,8 @@ import click
 import pytest
 
 from regaudit.analysis.policy import Policy
-from regaudit.cleaner.clean_report import STATUSES
 from regaudit.cli import main
+from regaudit.unattended.record import STATUSES
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "unattended.md").read_text("utf-8")

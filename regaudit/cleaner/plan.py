@@ -149,7 +149,7 @@ class Plan:
     def approve(self, by: str, reason: str = "", at: datetime | None = None, *, policy_hash: str = "") -> Plan:
         """Return the plan with an approval: who, when, why, and the hash of what was approved.
 
-        `policy_hash` is that of a policy which carries the approval, given in advance; see `regaudit.cleaner.standing`.
+        `policy_hash` is that of a policy which carries the approval, given in advance; see `regaudit.unattended.standing`.
         """
         if not by.strip():
             raise UsageError("an approval names who approves: give by='your name'")

@@ -17,11 +17,11 @@ from regaudit.text import clean as cleaned
 from regaudit.text import redact
 
 if TYPE_CHECKING:
-    from regaudit.cleaner.clean_report import CleanReport
-    from regaudit.cleaner.schedule import Schedule
-    from regaudit.cleaner.stopping import Stopping
-    from regaudit.cleaner.unattended import Job
     from regaudit.client.registry import Registry
+    from regaudit.unattended.cleaning import Job
+    from regaudit.unattended.record import CleanReport
+    from regaudit.unattended.schedule import Schedule
+    from regaudit.unattended.stopping import Stopping
 
 
 @main.command()
@@ -65,8 +65,8 @@ def clean(
     done; 1 where something was not, with the reason; 2 where it was not typed as it can be; 75 where another run
     has the journal. SIGINT and SIGTERM end it: a deletion that is under way is finished and recorded first.
     """
-    from regaudit.cleaner.stopping import Stopping
-    from regaudit.cleaner.unattended import Job
+    from regaudit.unattended.cleaning import Job
+    from regaudit.unattended.stopping import Stopping
 
     if no_cache and cache_folder is not None:
         raise UsageError("--cache and --no-cache contradict each other: give one of them")
@@ -111,8 +111,8 @@ class _Runs:
     def again_and_again(self, cron: str, timezone: str | None) -> None:
         """Run by a schedule until a signal comes; what is typed wrong ends it before."""
         from regaudit.analysis.policy import Policy
-        from regaudit.cleaner.repository_list import load_repositories
-        from regaudit.cleaner.schedule import Schedule, keep_to, wait_until
+        from regaudit.unattended.repository_list import load_repositories
+        from regaudit.unattended.schedule import Schedule, keep_to, wait_until
 
         schedule = Schedule(cron, timezone)
         Policy.load(self._job.policy)
@@ -143,8 +143,8 @@ class _Runs:
             raise KeyboardInterrupt
 
     def _run(self, due: datetime | None) -> CleanReport:
-        from regaudit.cleaner.metrics import write_metrics
-        from regaudit.cleaner.unattended import clean as clean_once
+        from regaudit.unattended.cleaning import clean as clean_once
+        from regaudit.unattended.metrics import write_metrics
 
         with self._connect(self._host) as registry:
             report = clean_once(registry, self._job, progress=print_outcome, stopping=self._stopping)

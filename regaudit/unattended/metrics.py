@@ -6,9 +6,9 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from regaudit.cleaner.clean_report import CleanReport
 from regaudit.cleaner.outcomes import GONE
 from regaudit.text import atomic_write
+from regaudit.unattended.record import CleanReport
 
 _HELP = {
     "last_run_timestamp_seconds": "When the last run ended.",

@@ -17,15 +17,11 @@ from pathlib import Path
 from regaudit.analysis.findings import broken_tags
 from regaudit.analysis.policy import Policy
 from regaudit.analysis.retention import Retention, retention
-from regaudit.cleaner.clean_report import CleanReport, Verification
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import GONE, Report, Run
 from regaudit.cleaner.plan import Plan, plan
-from regaudit.cleaner.repository_list import load_repositories
 from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX
-from regaudit.cleaner.standing import approve_in_advance
-from regaudit.cleaner.stopping import Stopping
 from regaudit.cleaner.unfinished import settle_cut_off
 from regaudit.client.registry import Registry
 from regaudit.errors import JournalBusy, PlanError, RegauditError, UsageError
@@ -34,6 +30,10 @@ from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import compile_pattern, is_literal
 from regaudit.text import clean as cleaned
 from regaudit.text import owned_folder, redact
+from regaudit.unattended.record import CleanReport, Verification
+from regaudit.unattended.repository_list import load_repositories
+from regaudit.unattended.standing import approve_in_advance
+from regaudit.unattended.stopping import Stopping
 
 logger = logging.getLogger("regaudit.cleaner")
 
