@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from regaudit.cleaner.plan import Approval as Approval
     from regaudit.cleaner.plan import Plan as Plan
     from regaudit.cleaner.plan import plan as plan
+    from regaudit.cleaner.plan_difference import PlanDifference as PlanDifference
     from regaudit.cleaner.rows import PlanRow as PlanRow
     from regaudit.client.login import Login as Login
     from regaudit.client.registry import Registry as Registry
@@ -97,6 +98,7 @@ _HOMES = {
     "regaudit.cleaner.journal": ("Journal",),
     "regaudit.cleaner.outcomes": ("Outcome", "Run"),
     "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),
+    "regaudit.cleaner.plan_difference": ("PlanDifference",),
     "regaudit.cleaner.rows": ("PlanRow",),
     "regaudit.client.login": ("Login",),
     "regaudit.client.registry": ("Registry",),

@@ -94,7 +94,7 @@ def test_after_kills_at_random_moments_the_plan_is_carried_out_and_nothing_went_
         assert not killed(processes, 600, apply, server.host, plan_file, journal)
         assert given_out(server, made) == expected
         check_record(journal, approved, gone_by(approved))
-        with Registry(server.host) as door, Cleaner(door, journal=journal) as cleaner:
+        with Cleaner(door, journal=journal) as cleaner:
             last = cleaner.last_run(approved)
             assert {o.outcome for o in last.outcomes} <= SETTLED, last.frame()
             for _ in range(KILLS // 4):
