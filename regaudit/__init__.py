@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from regaudit.analysis.tags import duplicate_tags as duplicate_tags
     from regaudit.analysis.tags import stale_tags as stale_tags
     from regaudit.cleaner.cleaner import Cleaner as Cleaner
+    from regaudit.cleaner.freed import Freed as Freed
     from regaudit.cleaner.journal import Journal as Journal
     from regaudit.cleaner.outcomes import Outcome as Outcome
     from regaudit.cleaner.outcomes import Run as Run
@@ -95,6 +96,7 @@ _HOMES = {
     "regaudit.analysis.streams": ("naming_streams",),
     "regaudit.analysis.tags": ("duplicate_tags", "stale_tags"),
     "regaudit.cleaner.cleaner": ("Cleaner",),
+    "regaudit.cleaner.freed": ("Freed",),
     "regaudit.cleaner.journal": ("Journal",),
     "regaudit.cleaner.outcomes": ("Outcome", "Run"),
     "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),

@@ -462,6 +462,31 @@ def undo(
         _close(done, journal, strict=strict)
 
 
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option("--out", metavar="DIR", help="Write freed.csv there: each blob that was to come back.")
+@_journal
+@_strict
+@_connection_options
+def verify(
+    run: str, out: str | None, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]
+) -> None:
+    """Ask which blobs that a run of `apply` was to bring back are really gone, after garbage collection."""
+    from regaudit.cleaner.cleaner import Cleaner
+    from regaudit.inventory.spreadsheet import write_csv
+
+    with _journal_of(run, journal_path) as journal:
+        started = next(entry for entry in journal.entries(run) if entry.event == "started")
+        with connect(started.data["registry"]) as registry:
+            freed = Cleaner(registry, journal=journal).verify(run)
+    click.echo(freed)
+    if out is None:
+        _show(freed.blobs[freed.blobs["state"] != "gone"], ["repository", "digest", "size_bytes", "state", "detail"])
+    else:
+        click.echo(f"written: {write_csv(freed.blobs, owned_folder(out) / 'freed.csv')}")
+    _finish(bad=not freed.ok, strict=strict, why="not everything that was to come back is gone")
+
+
 @main.command("backup")
 @click.argument("plan_file", metavar="PLAN")
 @click.option("--to", "folder", required=True, metavar="DIR", help="A new folder, or one with an earlier backup.")
