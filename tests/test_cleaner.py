@@ -652,6 +652,17 @@ def test_without_the_right_to_delete_it_stops_before_the_second(tmp_path):
         shop.close()
 
 
+def test_what_a_new_index_lists_keeps_also_what_that_refers_to(shop):
+    subject = image(shop.store, APP, "old", "old")
+    signature = image(shop.store, APP, "sig", subject=subject, config_type=OCI_EMPTY)
+    made = shop.plan("old")
+    assert {row.digest for row in made.rows} == {subject, signature}
+    index(shop.store, APP, [signature], "collected")  # a signature that was to go along, and now has a name
+    run = shop.execute(made)
+    assert set(run.counts()) == {"skipped"}
+    assert shop.deletes() == []
+
+
 # -- tags that go alone ----------------------------------------------------------------------
 
 
