@@ -1,9 +1,13 @@
-"""What processes do that are killed: a module of its own, which imports nothing but what they need, for each begins anew."""
+"""What processes do that are killed, or have no room or no rights: each begins anew, and imports nothing but this."""
+
+import os
+import resource
 
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.plan import Plan
 from regaudit.client.registry import Registry
+from regaudit.errors import JournalError
 
 
 def apply(host, plan_file, journal, begun):
@@ -20,3 +24,27 @@ def undo(host, run, journal, begun):
     with Registry(host) as registry, Cleaner(registry, journal=journal) as cleaner:
         begun.set()
         cleaner.undo(run)
+
+
+def apply_on_a_small_disk(host, plan_file, journal, size, answer):
+    """Apply a plan where no file can grow beyond a size, and say how it ended."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    _apply(host, plan_file, journal, answer)
+
+
+def apply_without_rights(host, plan_file, journal, answer):
+    """Apply a plan as a user who may read everything and write nothing."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setuid(65534)  # nobody
+    _apply(host, plan_file, journal, answer)
+
+
+def _apply(host, plan_file, journal, answer):
+    execution._VISIBLE_AFTER = 0.0
+    try:
+        with Registry(host) as registry, Cleaner(registry, journal=journal) as cleaner:
+            cleaner.execute(Plan.load(plan_file))
+        answer.send("done")
+    except JournalError as error:
+        answer.send(str(error))
