@@ -1,13 +1,16 @@
 """What processes do that are killed, or have no room or no rights: each begins anew, and imports nothing but this."""
 
+import itertools
 import os
 import resource
 
+from regaudit.analysis.report import report
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.plan import Plan
 from regaudit.client.registry import Registry
 from regaudit.errors import JournalError
+from regaudit.inventory.snapshot import Snapshot
 
 
 def apply(host, plan_file, journal, begun):
@@ -24,6 +27,16 @@ def undo(host, run, journal, begun):
     with Registry(host) as registry, Cleaner(registry, journal=journal) as cleaner:
         begun.set()
         cleaner.undo(run)
+
+
+def write_for_ever(plan_file, snapshot_folder, folder, begun):
+    """Write a plan and a report over and over, as their commands do."""
+    snapshot, made = Snapshot.load(snapshot_folder), Plan.load(plan_file)
+    report(snapshot, folder)  # so that what is imported late does not take the time in which it is killed
+    begun.set()
+    for number in itertools.count():
+        made.approve(by=f"Ada {number}").save(plan_file)
+        report(snapshot, folder)
 
 
 def apply_on_a_small_disk(host, plan_file, journal, size, answer):

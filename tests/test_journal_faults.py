@@ -77,8 +77,7 @@ def test_a_journal_cut_at_any_page_is_refused_or_goes_on_with_every_intent_in_it
         try:
             with Cleaner(shop.registry, journal=path) as cleaner:
                 run = cleaner.execute(made)
-        except JournalError as error:
-            assert "journal" in str(error)
+        except JournalError:
             assert not asked_for(shop)
             assert content(shop.store) == before
             refused += 1

@@ -11,13 +11,14 @@ from collections import Counter
 from random import Random
 
 import pytest
-from killed import apply, undo
+from killed import apply, undo, write_for_ever
 from registries import cases, made_up
 from test_proof_bytes import given_out, gone_by, held, pushed, random_plan, tags_of
 
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import SETTLED
+from regaudit.cleaner.plan import Plan, plan
 from regaudit.client.registry import Registry
 from regaudit.inventory.collect import collect
 from regaudit.reference import Digest
@@ -134,3 +135,19 @@ def where_it_died(path, approved, gone):
     if last.event == "intent":
         return "intent recorded, " + ("deleted" if rows[last.key] in gone else "not deleted")
     return f"after {last.event}"
+
+
+def test_a_plan_and_a_report_that_were_being_written_are_whole_whenever_the_writer_was_killed(
+    processes, sample_registry, tmp_path
+):
+    random, folder = Random(0), tmp_path / "report"
+    snapshot = collect(sample_registry, "shop/**", progress=False)
+    plan_file = plan(snapshot, snapshot.tags.head(20)).approve("Ada").save(tmp_path / "plan.json")
+    snapshot.save(tmp_path / "snapshot")
+    for _ in range(cases(3, 30)):
+        assert killed(processes, random.uniform(0, 0.5), write_for_ever, plan_file, tmp_path / "snapshot", folder)
+        Plan.load(plan_file).check()
+        whole = {".html": b"</html>\n", ".csv": b"\r\n", ".png": b"IEND\xaeB`\x82"}
+        files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith(".tmp")]
+        assert {file.suffix for file in files} >= whole.keys()
+        assert all(file.read_bytes().endswith(whole.get(file.suffix, b"")) for file in files)

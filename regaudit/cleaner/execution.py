@@ -147,6 +147,8 @@ class Execution:
             taken_at=plan.taken_at,
             plan_hash=plan.hash,
             approval=plan.approval.to_dict(),
+            reclaimable_bytes=plan.reclaimable_bytes,
+            bounds=list(plan.bounds),
             rows=[row.to_dict() for row in plan.rows],
             resumes=list(self._past.runs),
             backup=self._backup,
