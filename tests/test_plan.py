@@ -606,6 +606,14 @@ def test_the_frame_has_every_row_and_the_refused_ones_last():
     assert str(frame["created"].dtype) == "datetime64[us, UTC]"
 
 
+def test_a_plan_as_csv_has_every_row_and_nothing_that_a_spreadsheet_runs(tmp_path):
+    frame = pd.DataFrame({"repository": [APP], "tag": ["x"], "reason": ["=1+1"]})
+    made = plan(rich(), frame)
+    read = pd.read_csv(made.to_csv(tmp_path / "plan.csv"), keep_default_na=False)
+    assert list(read["key"]) == [row.key for row in (*made.rows, *made.refused)]
+    assert list(read["reason"]) == ["'=1+1"]
+
+
 # -- for any repository ----------------------------------------------------------------------
 
 

@@ -165,7 +165,7 @@ class Execution:
         row = next((r for r in self._plan.rows if r.key not in self._done and not self._past.settled(r.key)), None)
         if row is None or self._stop.is_set():
             return
-        found = probe(self._registry, row.repository)
+        found = probe(self._registry, row.repository, None if row.digest is None else Digest(row.digest))
         self._journal.record(self._run, "probed", **found.to_dict())
         if found.deletion is False:
             self._conclude(row, "disabled", ENABLE_DELETION)
