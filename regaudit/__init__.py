@@ -41,12 +41,14 @@ if TYPE_CHECKING:
     from regaudit.analysis.tags import duplicate_tags as duplicate_tags
     from regaudit.analysis.tags import stale_tags as stale_tags
     from regaudit.cleaner.cleaner import Cleaner as Cleaner
+    from regaudit.cleaner.freed import Freed as Freed
     from regaudit.cleaner.journal import Journal as Journal
     from regaudit.cleaner.outcomes import Outcome as Outcome
     from regaudit.cleaner.outcomes import Run as Run
     from regaudit.cleaner.plan import Approval as Approval
     from regaudit.cleaner.plan import Plan as Plan
     from regaudit.cleaner.plan import plan as plan
+    from regaudit.cleaner.plan_difference import PlanDifference as PlanDifference
     from regaudit.cleaner.rows import PlanRow as PlanRow
     from regaudit.client.login import Login as Login
     from regaudit.client.registry import Registry as Registry
@@ -94,9 +96,11 @@ _HOMES = {
     "regaudit.analysis.streams": ("naming_streams",),
     "regaudit.analysis.tags": ("duplicate_tags", "stale_tags"),
     "regaudit.cleaner.cleaner": ("Cleaner",),
+    "regaudit.cleaner.freed": ("Freed",),
     "regaudit.cleaner.journal": ("Journal",),
     "regaudit.cleaner.outcomes": ("Outcome", "Run"),
     "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),
+    "regaudit.cleaner.plan_difference": ("PlanDifference",),
     "regaudit.cleaner.rows": ("PlanRow",),
     "regaudit.client.login": ("Login",),
     "regaudit.client.registry": ("Registry",),

@@ -37,11 +37,12 @@ def plain_decision(snapshot, candidates, options) -> Decided:
         )
         rows += going
         refused += staying
-    rows, total, lower_bound = _with_bytes(snapshot, rows)
+    rows, total, unsized = _with_bytes(snapshot, rows)
     rows += list_rows(graph, [row.to_dict() for row in rows])
     touched = sorted({row.repository for row in rows})
     state = {name: dict(sorted(graph.repository(name).tags.items())) for name in touched}
-    return Decided(tuple(rows), tuple(refused), state, total, lower_bound, upper_bound=not snapshot.whole)
+    bounds = ["unsized"] * unsized + ["unread"] * (total > 0 and not snapshot.whole) + ["unlisted"] * (total > 0)
+    return Decided(tuple(rows), tuple(refused), state, total, tuple(bounds))
 
 
 @dataclass(slots=True)
@@ -242,13 +243,24 @@ def _refused(candidate: Candidate, graph: RepositoryGraph, facts: _Facts, refusa
 
 
 def _with_bytes(snapshot: Snapshot, rows: list[PlanRow]) -> tuple[list[PlanRow], int, bool]:
-    tally = Holders(snapshot).tally()
-    sized = []
+    tally, sized = Holders(snapshot).tally(), []
+    held: dict[str, set[tuple[str, str]]] = {}
+    edges = snapshot.blobs[["repository", "manifest_digest", "digest"]].astype("object")
+    for repository, manifest, blob in edges.itertuples(index=False, name=None):
+        held.setdefault(blob, set()).add((repository, manifest))
+    children = snapshot.children[["repository", "index_digest", "digest"]].astype("object")
+    for repository, index, child in children.itertuples(index=False, name=None):
+        if child in held:
+            held[child].add((repository, index))
     for row in rows:
-        before = tally.bytes
+        before, frees = tally.bytes, []
         if row.action == DELETE_MANIFEST:
             tally.add(row.repository, str(row.digest))
-        sized.append(replace(row, freed_bytes=tally.bytes - before))
+            for blob, holders in held.items():
+                if (row.repository, row.digest) in holders:
+                    holders.discard((row.repository, row.digest))
+                    frees += [blob] if not holders else []
+        sized.append(replace(row, freed_bytes=tally.bytes - before, frees=tuple(sorted(frees))))
     return sized, tally.bytes, tally.lower_bound
 
 

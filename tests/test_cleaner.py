@@ -652,6 +652,17 @@ def test_without_the_right_to_delete_it_stops_before_the_second(tmp_path):
         shop.close()
 
 
+def test_what_a_new_index_lists_keeps_also_what_that_refers_to(shop):
+    subject = image(shop.store, APP, "old", "old")
+    signature = image(shop.store, APP, "sig", subject=subject, config_type=OCI_EMPTY)
+    made = shop.plan("old")
+    assert {row.digest for row in made.rows} == {subject, signature}
+    index(shop.store, APP, [signature], "collected")  # a signature that was to go along, and now has a name
+    run = shop.execute(made)
+    assert set(run.counts()) == {"skipped"}
+    assert shop.deletes() == []
+
+
 # -- tags that go alone ----------------------------------------------------------------------
 
 
@@ -710,6 +721,49 @@ def test_a_kept_tag_that_vanishes_meanwhile_is_reported_as_lost(shop):
     )
     assert words(run) == {"old": "deleted", "keep": "lost"}
     assert not run.ok
+
+
+def vanishing(shop, take):
+    """Delete one image; meanwhile somebody takes the tag of another away."""
+    image(shop.store, APP, "old", "old")
+    run = shop.execute(shop.plan("old"), progress=lambda o: o.outcome == "deleted" and take())
+    assert words(run) == {"old": "deleted", "keep": "lost"}
+    return run
+
+
+def test_undo_sets_a_kept_tag_that_vanished_meanwhile_where_it_was_seen_last(shop):
+    before = content(shop.store)
+    run = vanishing(shop, lambda: shop.store.delete_manifest(APP, "keep"))
+    undone = shop.cleaner.undo(run)
+    assert words(undone) == {"old": "restored", "keep": "restored"}
+    assert "seen last" in undone.frame().query("tags == 'keep'")["detail"].item()
+    assert content(shop.store)[APP][0] == before[APP][0] | {"old": made_digest(run, "old")}
+    assert words(shop.cleaner.undo(run)) == {"old": "already_there", "keep": "already_there"}
+
+
+def test_undo_of_one_tag_alone_sets_the_one_that_vanished(shop):
+    run = vanishing(shop, lambda: shop.store.delete_manifest(APP, "keep"))
+    assert words(shop.cleaner.undo(run, only=f"{APP}:keep")) == {"keep": "restored"}
+    assert set(shop.store.tags(APP)) == {"keep"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_undo_leaves_a_vanished_tag_where_somebody_has_set_it_since(shop, overwrite):
+    run = vanishing(shop, lambda: shop.store.delete_manifest(APP, "keep"))
+    newer = image(shop.store, APP, "newer", "keep")
+    assert words(shop.cleaner.undo(run, overwrite=overwrite)) == {"old": "restored", "keep": "already_there"}
+    assert shop.store.tags(APP)["keep"] == newer
+
+
+def test_undo_passes_over_a_vanished_tag_whose_manifest_somebody_deleted_too(shop):
+    run = vanishing(shop, lambda: shop.store.drop_manifest(APP, shop.keep))
+    undone = shop.cleaner.undo(run)
+    assert words(undone) == {"old": "restored", "keep": "skipped"}
+    assert undone.ok
+
+
+def made_digest(run, tag):
+    return next(outcome.digest for outcome in run.outcomes if outcome.tags == (tag,))
 
 
 def test_kept_tags_are_looked_at_also_where_the_run_is_stopped(shop):

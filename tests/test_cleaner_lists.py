@@ -131,3 +131,16 @@ def test_a_run_that_ended_at_the_list_goes_on_with_it(place, monkeypatch, point)
     assert place.cleaner.execute(made).counts() == {"deleted_before": 1, "rewritten": 1}
     assert place.cleaner.undo(second).ok
     assert place.app.tags()[place.tag] == place.list
+
+
+def test_a_list_that_somebody_gave_a_name_since_the_review_holds_what_it_lists(place):
+    place.app.image("other", "t2")
+    made = place.plan(place.sboms[0])
+    raw = place.app.repository.manifest(place.tag)
+    place.app.repository.put_manifest(
+        "t2", raw.raw, raw.media_type
+    )  # a tag that was there, and is known to be reviewed
+    run = place.cleaner.execute(made)
+    assert set(words(run).values()) == {"skipped"}
+    assert "now_referenced: t2" in run.outcomes[0].detail
+    assert place.sboms[0] in place.listed()

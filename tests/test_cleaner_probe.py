@@ -39,7 +39,7 @@ def _impatient(monkeypatch):
 def test_a_real_registry_with_deletion_is_probed_once_before_the_first_intent(docker_registry, tmp_path):
     run, probed, events, tags = executed(docker_registry.host, tmp_path)
     assert run.counts() == {"deleted": 1}
-    assert (probed[0]["deletion"], probed[0]["tag_deletion"]) == (True, False)
+    assert (probed[0]["deletion"], probed[0]["tag_deletion"], probed[0]["referrers"]) == (True, False, False)
     assert events == ["started", "probed", "intent", "outcome", "finished"]
     assert set(tags) == {"keep", "keep-alias"}
 
@@ -74,11 +74,13 @@ def test_after_a_real_deletion_the_command_of_its_version_is_said_with_its_dange
     assert "garbage-collect" in run._repr_html_()
 
 
-def test_a_registry_that_deletes_tags_is_known(tmp_path):
-    with Sandbox() as sandbox:
+@pytest.mark.parametrize("referrers", [True, False])
+def test_a_registry_that_deletes_tags_and_one_that_lists_referrers_are_known(tmp_path, referrers):
+    with Sandbox(referrers=referrers) as sandbox:
         run, probed, _, tags = executed(sandbox.host, tmp_path, untag=True)
     assert run.counts() == {"deleted": 1}
     assert probed[0]["tag_deletion"] is True
+    assert probed[0]["referrers"] is referrers
     assert "old" not in tags
 
 

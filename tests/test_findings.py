@@ -383,3 +383,9 @@ def test_the_findings_of_labels_are_json_that_a_page_can_show():
     frame = missing_labels(Build().image("a", tags=["1"]).snapshot(), [evil])
     assert "<img" not in frame.to_html()
     assert json.loads(frame[["tag", "missing"]].to_json(orient="records"))[0]["missing"] == evil
+
+
+def test_of_an_empty_snapshot_that_was_loaded_every_finding_is_empty(tmp_path):
+    Build().repository("team/app").snapshot().save(tmp_path / "snapshot")
+    loaded = Snapshot.load(tmp_path / "snapshot")
+    assert all(frame.empty for frame in findings(loaded).values())

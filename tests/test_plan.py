@@ -228,19 +228,34 @@ def test_schema_1_is_never_planned():
     assert refusals(plan(build.snapshot(), app("ancient"))) == {"ancient": "legacy"}
 
 
-@pytest.mark.parametrize(
-    ("patterns", "says"), [((), "; "), (("**",), "; "), (("team/*",), "; at most "), (("!legacy/*",), "; at most ")]
-)
-def test_bytes_are_an_upper_bound_where_only_a_part_of_the_registry_was_read(patterns, says):
+@pytest.mark.parametrize("patterns", [(), ("**",), ("team/*",), ("!legacy/*",)])
+def test_bytes_are_at_most_what_is_said_and_the_plan_says_why(patterns):
     build = keeper().image(APP, tags=["old"], layers={"own": 2000})
     made = plan(build.snapshot(patterns=patterns), app("old"))
-    assert f"{says}3.9 KiB come back" in made.headline()
-    assert made.upper_bound == (says == "; at most ")
+    assert "; at most 3.9 KiB come back" in made.headline()
+    assert made.upper_bound
+    assert not made.lower_bound
+    read_in_part = patterns in {("team/*",), ("!legacy/*",)}
+    assert made.bounds == (("unread", "unlisted") if read_in_part else ("unlisted",))
+    assert made.bounds_text().startswith("at most: not all" if read_in_part else "at most: what lost its last tag")
+    for text in (str(made), made._repr_html_()):
+        assert made.bounds_text() in text
+
+
+def test_bytes_are_exact_only_where_none_come_back():
+    made = plan(keeper().image(APP, tags=["1.0", "latest"]).snapshot(), app("1.0"), untag=True)
+    assert (made.bounds, made.bounds_text(), made.bytes_text(0)) == ((), "", "0 B")
+    assert "; 0 B come back" in made.headline()
+
+
+def test_nothing_selected_brings_nothing_back_whatever_is_not_known():
+    made = plan(keeper().image(APP, tags=["old"]).snapshot(patterns=["team/*"]), app("old"))
+    assert made.bytes_text(made.selection().bytes) == "0 B"
 
 
 def test_bytes_are_an_upper_bound_where_another_repository_was_not_read():
     build = keeper().image(APP, tags=["old"], layers={"own": 2000}).unread("team/other", "secret")
-    assert plan(build.snapshot(), app("old")).upper_bound
+    assert "unread" in plan(build.snapshot(), app("old")).bounds
 
 
 def test_an_unknown_age_is_refused_where_age_is_the_reason():
@@ -394,10 +409,20 @@ def test_bytes_shared_with_what_stays_or_with_another_repository_do_not_come_bac
     assert sum(row.freed_bytes for row in made.rows) == made.reclaimable_bytes
 
 
-def test_an_unknown_size_makes_the_sum_a_lower_bound():
+def test_an_unknown_size_makes_the_sum_a_lower_bound_too():
     made = plan(keeper().image(APP, tags=["old"], layers={"x": None}).snapshot(), app("old"))
-    assert made.lower_bound
-    assert "at least" in made.headline()
+    assert (made.lower_bound, made.upper_bound) == (True, True)
+    assert "; about 2.0 KiB come back" in made.headline()
+    assert made.bytes_text(0) == "at least 0 B"
+    assert "no manifest says the size" in made.bounds_text()
+
+
+def test_a_row_names_the_blobs_that_come_back_with_it():
+    build = keeper().image(APP, tags=["old"], layers={"base": 700, "own": 30})
+    snapshot = build.image("team/web", tags=["w"], layers={"base": 700}).snapshot()
+    (row,) = plan(snapshot, app("old")).rows
+    configs = snapshot.manifests.set_index("digest")["config_digest"]
+    assert set(row.frees) == {configs[row.digest], blob("own")}
 
 
 # -- files -----------------------------------------------------------------------------------
@@ -406,6 +431,27 @@ def test_an_unknown_size_makes_the_sum_a_lower_bound():
 def rich():
     build = keeper().image(APP, tags=["1.0", "latest"]).index(APP, tags=["old"], platforms={"linux/amd64": {"a": 1}})
     return build.cosign(APP, "old").image(APP, tags=["x"]).snapshot()
+
+
+def test_what_a_person_reads_says_what_goes_along_what_goes_alone_and_who_approved():
+    build = keeper().image(APP, tags=["1.0", "latest"]).index(APP, tags=["old"], platforms={"linux/amd64": {"a": 1}})
+    made = plan(build.snapshot(), app("1.0", "old"), untag=True)
+    assert "(+1 along)" in str(made)
+    assert "1.0 (the tag alone)" in str(made)
+    approved = made.approve("Ada <b>", reason="full disk")
+    for text in (str(approved), approved._repr_html_()):
+        assert "approved by Ada" in text
+        assert made.hash[:12] in text
+        assert "full disk" in text
+    assert "<b>" not in approved._repr_html_()
+    assert "<td>the tag alone</td>" in made._repr_html_()
+    assert "approved" not in str(made)
+
+
+def test_what_limits_count_is_what_goes_by_itself():
+    build = keeper().index(APP, tags=["old"], platforms={"linux/amd64": {"a": 1}, "linux/arm64": {"b": 1}})
+    made = plan(build.image(APP, tags=["1.0", "1", "latest"]).snapshot(), app("old", "1.0", "1"), untag=True)
+    assert (made.chosen, made.digests, made.tags) == (2, 3, 3)
 
 
 def test_a_plan_survives_its_file_with_hash_and_approval(tmp_path):
@@ -457,8 +503,8 @@ def test_every_edit_of_a_plan_file_by_hand_is_found(tmp_path):
         "[]",
         "{}",
         "nonsense",
-        '{"format": "regaudit-plan/2"}',
         '{"format": "regaudit-plan/1"}',
+        '{"format": "regaudit-plan/2"}',
         "[" * 100_000,
         '"\ud800"',
         "\0",
@@ -558,6 +604,14 @@ def test_the_frame_has_every_row_and_the_refused_ones_last():
     assert list(frame["key"]) == [row.key for row in (*made.rows, *made.refused)]
     assert frame["refusal"].iloc[-1] == "kept_alias"
     assert str(frame["created"].dtype) == "datetime64[us, UTC]"
+
+
+def test_a_plan_as_csv_has_every_row_and_nothing_that_a_spreadsheet_runs(tmp_path):
+    frame = pd.DataFrame({"repository": [APP], "tag": ["x"], "reason": ["=1+1"]})
+    made = plan(rich(), frame)
+    read = pd.read_csv(made.to_csv(tmp_path / "plan.csv"), keep_default_na=False)
+    assert list(read["key"]) == [row.key for row in (*made.rows, *made.refused)]
+    assert list(read["reason"]) == ["'=1+1"]
 
 
 # -- for any repository ----------------------------------------------------------------------

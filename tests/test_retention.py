@@ -298,6 +298,36 @@ def test_a_limit_of_the_whole_policy_lets_nothing_go_at_all(limit, goes):
     assert set(result.held["held_by"]) == (set() if goes else {"whole_registry"})
 
 
+def test_what_goes_along_counts_for_no_limit_neither_among_those_that_go_nor_among_all():
+    build = aged(1, 2, 3)
+    for name in ("i", "j"):
+        platforms = {f"linux/{arch}": {f"{name}{arch}": 1} for arch in ("amd64", "arm64", "s390x")}
+        build.index(APP, tags=[name], created=days_before(40), platforms=platforms).cosign(APP, name)
+    snapshot, rule = build.snapshot(), Expire(older_than="9D")
+    assert retention(snapshot, policy(rule, maximum_percent=40, maximum_deletions=2)).held.empty
+    made = plan(snapshot, expired_tags(snapshot, policy(rule)))
+    assert (made.chosen, made.digests) == (2, 10)
+    result = retention(snapshot, policy(rule, maximum_percent=39))
+    why = "2 of 5 digests would go (40.0 %; what goes along with them is not counted), and maximum_percent = 39"
+    assert set(result.held["detail"]) == {why}
+    assert f"nothing goes in {APP}: {why}" in result.notes
+    (detail,) = set(retention(snapshot, policy(rule, maximum_deletions=1)).held["detail"])
+    assert detail.startswith("2 digests would go")
+
+
+def test_a_child_with_a_tag_of_its_own_counts():
+    build = aged(1).image(APP, tags=["c"], created=days_before(40))
+    build.index(APP, tags=["i"], created=days_before(40), children=["c"])
+    assert held(build, policy(Expire(older_than="9D"), maximum_deletions=1)) == dict.fromkeys("ci", "maximum_deletions")
+
+
+def test_with_untag_a_digest_that_only_loses_a_tag_counts_and_the_message_says_so():
+    build = aged(1).image(APP, tags=["1.0", "x", "y"], created=days_before(40))
+    made = replace(policy(Expire(tags=("x", "y")), maximum_percent=40), untag=True)
+    (detail,) = set(retention(build.snapshot(), made).held["detail"])
+    assert detail.startswith("1 of 2 digests would go or lose a tag (50.0 %")
+
+
 def test_aliases_count_once_for_a_limit():
     build = aged(1, 30).tag(APP, "a1", "x", "y", "z")
     assert gone(build, policy(Expire(older_than="9D"), maximum_deletions=1, maximum_percent=50)) == [
@@ -629,7 +659,10 @@ def test_every_explanation_agrees_with_the_tables(build, made):
 def test_a_plan_refuses_no_candidate_unless_it_would_leave_a_repository_empty(build, made):
     snapshot = build.snapshot()
     candidates = expired_tags(snapshot, made)
-    assert plan(snapshot, candidates, untag=made.untag, allow_empty=True).refused == ()
+    planned = plan(snapshot, candidates, untag=made.untag, allow_empty=True)
+    assert planned.refused == ()
+    # what the limits have counted
+    assert planned.chosen == len(candidates[["repository", "digest"]].drop_duplicates())
 
 
 @settings(max_examples=40)

@@ -41,4 +41,6 @@ def full_matches(texts: pa.Array, expression: str) -> Any:
 
 def texts_of(column: pd.Series[Any]) -> pa.Array:
     """Return a column of text for Arrow, also where all of it together is more than 2 GiB."""
-    return pa.array(column, type=pa.large_string(), from_pandas=True)
+    texts = pa.array(column, type=pa.large_string(), from_pandas=True)
+    # what was loaded from a file comes in pieces, and in none where it is empty
+    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts

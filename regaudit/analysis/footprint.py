@@ -120,6 +120,8 @@ class Holders:
         self._keys = _distinct(keys[keys >= 0])
         self._items, self._ends = self._edges(blobs, self._listed(snapshot.children))
         self._starts = np.append(0, self._ends[:-1])
+        self._is_blob = np.zeros(self._width, dtype=bool)
+        self._is_blob[blobs["digest"].array.codes] = True
         self.holder_counts = np.bincount(self._items, minlength=len(self._digests))
 
     def _edges(self, blobs: pd.DataFrame, children: pd.DataFrame) -> tuple[Any, Any]:
@@ -152,13 +154,17 @@ class Holders:
         held = np.bincount(self.items_of_places(places), minlength=len(self.sizes))
         return _total(self.sizes[(held > 0) & (held == self.holder_counts)])
 
-    def freed_in_order(self, manifests: pd.DataFrame | Iterable[tuple[str, str]]) -> tuple[list[int], bool]:
-        """Return the bytes that each manifest adds to what comes back, when they go in this order.
+    def freed_in_order(
+        self, manifests: pd.DataFrame | Iterable[tuple[str, str]]
+    ) -> tuple[list[int], list[tuple[str, ...]], bool]:
+        """Return what each manifest adds to what comes back, when they go in this order.
 
         Returns
         -------
         list of int
-            For each manifest.
+            For each manifest, its bytes.
+        list of tuple of str
+            For each manifest, the digests of the configs and layers among it.
         bool
             Whether something of unknown size comes back too.
         """
@@ -171,7 +177,15 @@ class Holders:
         row = np.repeat(np.arange(len(places)), lengths)[last]
         sizes = self.sizes[items[last]]
         unsized = len(read) < len(places) or bool((sizes == _UNKNOWN).any())
-        return _sums_of_each(row, sizes, len(places)), unsized
+        return _sums_of_each(row, sizes, len(places)), self._blobs_of_each(row, items[last], len(places)), unsized
+
+    def _blobs_of_each(self, group: Any, items: Any, count: int) -> list[tuple[str, ...]]:
+        """Return the digests of each group, given group by group, that are blobs of a manifest and not one themselves."""
+        listed = self._is_blob[items]
+        group, items = group[listed], items[listed]
+        names = self._digests.take(items).to_numpy(object).tolist()
+        ends = np.cumsum(np.bincount(group, minlength=count)).tolist()
+        return [tuple(sorted(names[start:end])) for start, end in zip([0, *ends], ends, strict=False)]
 
     def tally(self) -> Tally:
         """Return an empty tally, which grows and shrinks one manifest at a time."""

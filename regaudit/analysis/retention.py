@@ -511,7 +511,8 @@ class _Judged:
         columns = [counts[name].tolist() for name in ("all", "going", "left")]
         held: dict[str, list[int]] = {}
         for place, (every, going, left) in enumerate(zip(*columns, strict=True)):
-            found = _limited(self.policy.sections[self.items.section_of[place]], every, going, left) if going else None
+            section = self.policy.sections[self.items.section_of[place]]
+            found = _limited(section, every, going, left, untag=self.policy.untag) if going else None
             if found is None:
                 continue
             word, why = found
@@ -524,7 +525,7 @@ class _Judged:
     def _limit_registry(self) -> None:
         counts = self._per_repository()
         going, every = int(counts["going"].sum()), int(counts["all"].sum())
-        if going and (found := _exceeded(self.policy, going, every)):
+        if going and (found := _exceeded(self.policy, going, every, untag=self.policy.untag)):
             why = f"in all repositories together, {found[1]}"
             self.details[HELD_BY.index("whole_registry"), -1] = why
             self.notes.append(f"nothing goes: {why}")
@@ -620,19 +621,22 @@ def _codes(words: list[str], places: Any) -> tuple[Any, list[str]]:
     return to[places] if len(to) else np.array([], dtype="int64"), distinct
 
 
-def _limited(section: Section, every: int, going: int, left: int) -> tuple[str, str] | None:
+def _limited(section: Section, every: int, going: int, left: int, *, untag: bool) -> tuple[str, str] | None:
     """Return which limit of a section is exceeded in a repository, and the sentence that says so."""
     if section.minimum_left is not None and left < section.minimum_left:
         return "minimum_left", f"{left:,} digests with a tag would be left, and minimum_left = {section.minimum_left:,}"
-    return _exceeded(section, going, every)
+    return _exceeded(section, going, every, untag=untag)
 
 
-def _exceeded(limits: Section | Policy, going: int, every: int) -> tuple[str, str] | None:
+def _exceeded(limits: Section | Policy, going: int, every: int, *, untag: bool) -> tuple[str, str] | None:
+    """Return which limit is exceeded, and the sentence that says so, in the unit that it counts: see docs/policies.md."""
     most, percent = limits.maximum_deletions, limits.maximum_percent
+    what = "digests would go or lose a tag" if untag else "digests would go"
+    beside = "what goes along with them is not counted"
     if most is not None and going > most:
-        return "maximum_deletions", f"{going:,} digests would go, and maximum_deletions = {most:,}"
+        return "maximum_deletions", f"{going:,} {what} ({beside}), and maximum_deletions = {most:,}"
     if percent is not None and going * 100 > percent * every:
-        share = f"{going:,} of {every:,} digests would go ({going * 100 / every:.1f} %)"
+        share = f"{going:,} of {every:,} {what} ({going * 100 / every:.1f} %; {beside})"
         return "maximum_percent", f"{share}, and maximum_percent = {percent:g}"
     return None
 

@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from regaudit.client import write
+from regaudit.client import v2, write
 from regaudit.client.exchange import Response, error_of
 from regaudit.client.registry import Registry
 from regaudit.errors import RegistryError
@@ -36,6 +36,8 @@ class Capabilities:
     ----------
     deletion, tag_deletion : bool or None
         Whether manifests can be deleted by digest, and tags alone; None where the answer leaves it open.
+    referrers : bool or None
+        Whether it lists what refers to a digest; None where it was not asked or did not say. Without, signatures are found by their tags.
     digest, tag : str
         What was asked for.
     said : dict
@@ -46,6 +48,7 @@ class Capabilities:
 
     deletion: bool | None
     tag_deletion: bool | None
+    referrers: bool | None
     digest: str
     tag: str
     said: dict[str, str]
@@ -56,8 +59,15 @@ class Capabilities:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def probe(registry: Registry, repository: str) -> Capabilities:
-    """Find out what a registry can do, by asking for the deletion of what cannot be there."""
+def probe(registry: Registry, repository: str, known: Digest | None = None) -> Capabilities:
+    """Find out what a registry can do, by asking for the deletion of what cannot be there.
+
+    Parameters
+    ----------
+    known : Digest, optional
+        A manifest of the repository, of which the referrers are asked for. Of one that is not there registries of both
+        kinds may say 404.
+    """
     digest, tag = Digest(f"sha256:{secrets.token_hex(32)}"), f"regaudit-probe-{secrets.token_hex(16)}"
     by_digest = _answer(registry, write.delete_manifest(registry.session, repository, digest))
     deletion = _by_digest(by_digest)
@@ -67,7 +77,17 @@ def probe(registry: Registry, repository: str) -> Capabilities:
         by_tag = _answer(registry, write.delete_tag(registry.session, repository, tag))
         tag_deletion = _by_tag(by_tag)
         said["tag"] = _said(by_tag)
-    return Capabilities(deletion, tag_deletion, str(digest), tag, said, _headers(by_digest))
+    referrers = _lists_referrers(registry, repository, known) if deletion is not False else None
+    return Capabilities(deletion, tag_deletion, referrers, str(digest), tag, said, _headers(by_digest))
+
+
+def _lists_referrers(registry: Registry, repository: str, known: Digest | None) -> bool | None:
+    if known is None:
+        return None
+    try:
+        return registry.run(v2.listed_referrers(registry.session, repository, known)) is not None
+    except RegistryError:
+        return None
 
 
 def _answer(registry: Registry, conversation: Any) -> Response | RegistryError:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from regaudit.cleaner.backup import Backup, KeptReport, Restoring, back_up
 from regaudit.cleaner.execution import Execution
+from regaudit.cleaner.freed import Freed, freed_by
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import Report, Run, recorded_run
 from regaudit.cleaner.plan import Plan
@@ -169,6 +170,22 @@ class Cleaner:
         names = (only,) if isinstance(only, str) else tuple(only)
         with self.journal.locked():
             return Restoration(self.registry, self.journal, name, progress, stop, overwrite=overwrite, only=names).run()
+
+    def verify(self, run: Run | str) -> Freed:
+        """Ask which of the configs and layers that a run was to bring back are really gone; changes nothing.
+
+        A request for each digest of the plan, and one for each blob. Meant for after the registry has collected its garbage.
+
+        Raises
+        ------
+        JournalError
+            The journal does not know the run, or it is no deletion at this registry.
+
+        Examples
+        --------
+        ``cleaner.verify(run)`` after ``docker-registry garbage-collect``
+        """
+        return freed_by(self.registry, self.journal, run if isinstance(run, str) else run.id)
 
     def run(self, name: str) -> Run:
         """Return a run as the journal has it; raises `JournalError` where it does not know it."""

@@ -36,8 +36,7 @@ class Decided:
     refused: tuple[PlanRow, ...]
     state: Mapping[str, Mapping[str, str | None]]
     reclaimable_bytes: int
-    lower_bound: bool
-    upper_bound: bool
+    bounds: tuple[str, ...]
 
 
 def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOptions) -> Decided:
@@ -59,10 +58,19 @@ def decide(snapshot: Snapshot, candidates: Iterable[Candidate], options: PlanOpt
     rewritten = list_rows(graph, drafts)
     # Both are large, and so is what counting bytes takes.
     del graph, facts
-    rows, lower_bound = _with_bytes(snapshot, drafts)
+    rows, unsized = _with_bytes(snapshot, drafts)
     rows += rewritten
     total = sum(row.freed_bytes for row in rows)
-    return Decided(tuple(rows), tuple(refused), state, total, lower_bound, upper_bound=not snapshot.whole)
+    return Decided(tuple(rows), tuple(refused), state, total, bounds_of(snapshot, total, unsized=unsized))
+
+
+def bounds_of(snapshot: Snapshot, freed: int, *, unsized: bool) -> tuple[str, ...]:
+    """Return why less or more may come back than is promised, as keys of `BOUNDS`.
+
+    A registry lists tags, and nothing that lost its last one: whatever was read, a manifest may be there that nobody can see.
+    """
+    found = {"unsized": unsized, "unread": freed > 0 and not snapshot.whole, "unlisted": freed > 0}
+    return tuple(name for name, applies in found.items() if applies)
 
 
 def _in_order(tags: Mapping[str, str | None]) -> Mapping[str, str | None]:
@@ -388,12 +396,16 @@ def _refused(candidate: Candidate, facts: _Facts, refusal: str, particular: str)
 
 
 def _with_bytes(snapshot: Snapshot, drafts: list[Draft]) -> tuple[list[PlanRow], bool]:
-    """Return the rows with what each frees, and whether that is a lower bound."""
+    """Return the rows with what each frees, and whether something of unknown size comes back too."""
     whole = [place for place, draft in enumerate(drafts) if draft["action"] == DELETE_MANIFEST]
     manifests = snapshot.manifests[["repository", "digest"]].iloc[[drafts[place].pop("row") for place in whole]]
-    freed, lower_bound = Holders(snapshot).freed_in_order(manifests)
-    of = dict(zip(whole, freed, strict=True))
-    return [PlanRow(**draft, freed_bytes=of.get(place, 0)) for place, draft in enumerate(drafts)], lower_bound
+    freed, blobs, unsized = Holders(snapshot).freed_in_order(manifests)
+    of = dict(zip(whole, zip(freed, blobs, strict=True), strict=True))
+    rows = []
+    for place, draft in enumerate(drafts):
+        count, frees = of.get(place, (0, ()))
+        rows.append(PlanRow(**draft, freed_bytes=count, frees=frees))
+    return rows, unsized
 
 
 class _Facts:

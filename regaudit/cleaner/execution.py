@@ -72,14 +72,16 @@ class _Now:
         Digests that the plan took into account: its rows', and those that had a tag when it was made.
     known : set
         Digests whose references need no more reading: they were reviewed, or they were followed.
+    followed : set
+        Digests that something newer than the review leads to, and that were read for it, reviewed ones too.
     tags : dict
         Every tag that is listed, with its digest; None where its manifest is gone.
     seen : dict
         Every tag that was seen with a digest since the run began.
     referenced : dict
         What came after the review and needs a digest: its tag.
-    lists : frozenset
-        Fallback tags whose lists lose what goes: they hold nothing of the plan.
+    lists : mapping of str to str
+        Fallback tags whose lists lose what goes, with the digest of each: under these tags they hold nothing of the plan.
     all_again : float
         When all tags are due to be read again, on the monotonic clock.
     listed : float
@@ -90,8 +92,9 @@ class _Now:
 
     repository: str
     reviewed: set[str]
-    lists: frozenset[str] = frozenset()
+    lists: Mapping[str, str] = field(default_factory=dict)
     known: set[str] = field(init=False)
+    followed: set[str] = field(default_factory=set)
     tags: dict[str, str | None] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
     referenced: dict[str, str] = field(default_factory=dict)
@@ -144,6 +147,8 @@ class Execution:
             taken_at=plan.taken_at,
             plan_hash=plan.hash,
             approval=plan.approval.to_dict(),
+            reclaimable_bytes=plan.reclaimable_bytes,
+            bounds=list(plan.bounds),
             rows=[row.to_dict() for row in plan.rows],
             resumes=list(self._past.runs),
             backup=self._backup,
@@ -160,7 +165,7 @@ class Execution:
         row = next((r for r in self._plan.rows if r.key not in self._done and not self._past.settled(r.key)), None)
         if row is None or self._stop.is_set():
             return
-        found = probe(self._registry, row.repository)
+        found = probe(self._registry, row.repository, None if row.digest is None else Digest(row.digest))
         self._journal.record(self._run, "probed", **found.to_dict())
         if found.deletion is False:
             self._conclude(row, "disabled", ENABLE_DELETION)
@@ -208,7 +213,7 @@ class Execution:
     def _clean(self, repository: str, rows: list[PlanRow]) -> None:
         # What had a tag when the plan was made was looked at then, with all that it refers to.
         tagged = {digest for digest in self._plan.state.get(repository, {}).values() if digest is not None}
-        lists = frozenset(row.tags[0] for row in rows if row.action == PUT_INDEX)
+        lists = {row.tags[0]: str(row.digest) for row in rows if row.action == PUT_INDEX}
         now = _Now(repository, tagged.union(str(row.digest) for row in rows), lists)
         if all(row.key in self._done or self._past.settled(row.key) for row in rows):
             self._take_over(rows, now)
@@ -461,6 +466,8 @@ class Execution:
             parts = split_attached_tag(tag)
             if parts is not None and state.get(tag) != digest:
                 now.referenced[parts[0]] = tag
+            if tag not in now.lists and state.get(tag) != digest and digest in now.lists.values():
+                self._follow(digest, tag, now)  # a list that holds nothing by itself, until somebody gives it a name
             for needed in (digest, subject_of_tag(tag)):
                 if needed is not None and needed not in now.known:
                     self._follow(needed, tag, now)
@@ -481,8 +488,12 @@ class Execution:
         return found
 
     def _follow(self, digest: str, tag: str, now: _Now, depth: int = 0) -> None:
-        """Note what a manifest that the plan does not know of refers to."""
+        """Note what a manifest that the plan does not know of refers to, through what was reviewed too.
+
+        An index that came after the review may list a signature that was to go along with its subject: now both stay.
+        """
         now.known.add(digest)
+        now.followed.add(digest)
         try:
             manifest = self._registry.run(v2.get_manifest(self._session, now.repository, digest))
         except NotFound:
@@ -492,7 +503,7 @@ class Execution:
         held = [] if depth == 0 and tag in now.lists else below
         now.referenced.update(dict.fromkeys((*held, *about), tag))
         for other in (*below, *about):
-            if other not in now.known and depth < _DEEPEST:
+            if other not in now.followed and depth < _DEEPEST:
                 self._follow(other, tag, now, depth + 1)
 
     def _read_referrers(self, row: PlanRow, now: _Now) -> None:
@@ -548,6 +559,7 @@ class Execution:
                 lost[tag] = None, "it was pushed while its manifest was being deleted: undo puts the manifest back"
                 continue
             now.referenced.clear()
+            now.followed.clear()
             self._follow(digest, tag, now)
             if broken := sorted(ours.keys() & now.referenced.keys()):
                 lost[tag] = (

@@ -22,7 +22,19 @@ from typing import Any
 import pandas as pd
 
 from regaudit.cleaner.decide import Decided, Selection, decide
-from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX, Candidate, PlanOptions, PlanRow, parse_candidates, plain
+from regaudit.cleaner.plan_difference import PlanDifference, compared
+from regaudit.cleaner.rows import (
+    BOUNDS,
+    DELETE_MANIFEST,
+    DELETE_TAG,
+    LISTS,
+    PUT_INDEX,
+    Candidate,
+    PlanOptions,
+    PlanRow,
+    parse_candidates,
+    plain,
+)
 from regaudit.errors import BadManifest, PlanError, UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.spreadsheet import write_csv
@@ -30,8 +42,10 @@ from regaudit.manifest import load_json
 from regaudit.reference import Digest
 from regaudit.text import atomic_write, clean, escape, html_table, human_bytes, isoformat
 
-FORMAT = "regaudit-plan/1"
+FORMAT = "regaudit-plan/2"
 _SHOWN = 20
+# What stands for less that comes back than is said.
+_LESS = frozenset({"unread", "unlisted"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,10 @@ class Approval:
         """Return the approval as plain values."""
         return plain(self)
 
+    def __str__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return clean(f"approved by {self.by} at {self.at}, plan {self.plan_hash[:12]}{reason}", 300)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -72,11 +90,8 @@ class Plan:
     reclaimable_bytes : int
         What comes back after garbage collection: manifests, configs and layers that nothing else
         in the registry as read holds.
-    lower_bound : bool
-        Whether more may come back, because a size is not known.
-    upper_bound : bool
-        Whether less may come back, because not all of the registry was read, and what was not may
-        hold the same layers.
+    bounds : tuple of str
+        Why it may be more or less, as keys of `BOUNDS`: ``unsized``, ``unread``, ``unlisted``.
     approval : Approval or None
         Without one, nothing executes the plan.
     """
@@ -89,8 +104,7 @@ class Plan:
     candidates: tuple[Candidate, ...]
     options: PlanOptions = field(default_factory=PlanOptions)
     reclaimable_bytes: int = 0
-    lower_bound: bool = False
-    upper_bound: bool = False
+    bounds: tuple[str, ...] = ()
     approval: Approval | None = None
     snapshot: Snapshot | None = field(default=None, repr=False, compare=False)
 
@@ -98,6 +112,11 @@ class Plan:
     def hash(self) -> str:
         """The sha256 of everything in the plan but the approval, in canonical JSON."""
         return _hash(_texts(self._content()))
+
+    @property
+    def chosen(self) -> int:
+        """How many digests go, or lose a tag, by themselves and not along with others: what limits count."""
+        return len({(row.repository, row.digest) for row in self.rows if row.role == "candidate"})
 
     @property
     def digests(self) -> int:
@@ -108,6 +127,16 @@ class Plan:
     def tags(self) -> int:
         """How many tags go."""
         return sum(len(row.tags) for row in self.rows if row.action != PUT_INDEX)
+
+    @property
+    def lower_bound(self) -> bool:
+        """Whether more may come back, because a size is not known."""
+        return "unsized" in self.bounds
+
+    @property
+    def upper_bound(self) -> bool:
+        """Whether less may come back: not all was read, or there may be what a registry does not list."""
+        return not _LESS.isdisjoint(self.bounds)
 
     def row(self, key: str) -> PlanRow:
         """Return the row of a key; raises `UsageError` where the plan has none."""
@@ -141,9 +170,7 @@ class Plan:
 
     def selection(self) -> Selection:
         """Return an empty `Selection` that follows a person's clicks."""
-        decided = Decided(
-            self.rows, self.refused, self.state, self.reclaimable_bytes, self.lower_bound, self.upper_bound
-        )
+        decided = Decided(self.rows, self.refused, self.state, self.reclaimable_bytes, self.bounds)
         return Selection(self._snapshot(), decided, self.candidates, self.options)
 
     def approve(self, by: str, reason: str = "", at: datetime | None = None, *, policy_hash: str = "") -> Plan:
@@ -228,8 +255,7 @@ class Plan:
                 candidates=tuple(Candidate(**fields) for fields in document["candidates"]),
                 options=_options(document["options"]),
                 reclaimable_bytes=document["reclaimable_bytes"],
-                lower_bound=document["lower_bound"],
-                upper_bound=document["upper_bound"],
+                bounds=tuple(document["bounds"]),
                 approval=Approval(**document["approval"]) if document["approval"] else None,
                 snapshot=snapshot,
             )
@@ -256,8 +282,7 @@ class Plan:
             "rows": map(PlanRow.to_dict, self.rows),
             "refused": map(PlanRow.to_dict, self.refused),
             "reclaimable_bytes": self.reclaimable_bytes,
-            "lower_bound": self.lower_bound,
-            "upper_bound": self.upper_bound,
+            "bounds": list(self.bounds),
         }
 
     def _snapshot(self) -> Snapshot:
@@ -266,6 +291,16 @@ class Plan:
         if self.snapshot.registry != self.registry or self.snapshot.taken_at.isoformat() != self.taken_at:
             raise PlanError("the plan was made of another snapshot: load the one that it was made of")
         return self.snapshot
+
+    def diff(self, other: Plan) -> PlanDifference:
+        """Return what another plan, as a rule a later one of the same registry, does that this one does not, and the other way.
+
+        Raises
+        ------
+        UsageError
+            The other plan is of another registry.
+        """
+        return compared(self, other)
 
     # -- for people ---------------------------------------------------------------------------
 
@@ -280,29 +315,46 @@ class Plan:
 
     def bytes_text(self, count: int) -> str:
         """Return a number of bytes that come back as people read it, saying where it is a bound."""
+        less = self.upper_bound and count > 0  # less than nothing cannot come back
         bounds = {(False, False): "", (True, False): "at least ", (False, True): "at most ", (True, True): "about "}
-        return bounds[self.lower_bound, self.upper_bound] + human_bytes(count)
+        return bounds[self.lower_bound, less] + human_bytes(count)
+
+    def bounds_text(self) -> str:
+        """Return in a sentence why other bytes may come back than are said; an empty text where they are exact."""
+        if not self.bounds:
+            return ""
+        word = self.bytes_text(self.reclaimable_bytes).removesuffix(human_bytes(self.reclaimable_bytes)).strip()
+        return f"{word}: {'; '.join(BOUNDS[name] for name in self.bounds)}"
+
+    def _notes(self) -> list[str]:
+        """Return what a person should know beside the headline: why the bytes are a bound, and who approved it."""
+        found = [self.bounds_text()] if self.bounds else []
+        return [*found, str(self.approval)] if self.approval is not None else found
 
     def __str__(self) -> str:
         kinds = Counter(row.refusal for row in self.refused)
         along = Counter(row.because for row in self.rows)
         chosen = [row for row in self.rows if row.role == "candidate"]
-        lines = [self.headline(), *(f"  refused, {kind}: {count}" for kind, count in kinds.most_common())]
+        lines = [self.headline(), *(f"  {note}" for note in self._notes())]
+        lines += [f"  refused, {kind}: {count}" for kind, count in kinds.most_common()]
         for row in chosen[:_SHOWN]:
             more = f"  (+{along[row.key]} along)" if along[row.key] else ""
-            lines.append(f"  {row.repository} {_tag_text(row)}  {row.reason}{more}")
+            alone = " (the tag alone)" if row.action == DELETE_TAG else ""
+            lines.append(f"  {row.repository} {_tag_text(row)}{alone}  {row.reason}{more}")
         lines += [f"  and {len(chosen) - _SHOWN:,} more"] if len(chosen) > _SHOWN else []
         return "\n".join(clean(line, 300) for line in lines)
 
     def _repr_html_(self) -> str:
-        headings = ["repository", "tags", "digest", "role", "bytes back", "reason"]
+        headings = ["repository", "tags", "digest", "role", "goes along", "bytes back", "reason"]
+        along = Counter(row.because for row in self.rows)
         shown = [*self.rows[:50], *self.refused[:50]]
         rows: list[list[object]] = [
             [
                 row.repository,
                 " ".join(row.tags[:8]),
                 Digest(row.digest).short if row.digest else "",
-                "refused" if row.refusal else row.role,
+                _role_text(row),
+                along[row.key] or "",
                 "" if row.refusal else human_bytes(row.freed_bytes),
                 row.detail or row.reason,
             ]
@@ -310,7 +362,8 @@ class Plan:
         ]
         more = len(self.rows) + len(self.refused) - len(shown)
         note = f"<p>and {more} more in <code>plan.frame()</code></p>" if more else ""
-        return f"<p>{escape(self.headline())}</p>{html_table(headings, rows)}{note}"
+        above = "".join(f"<p>{escape(text)}</p>" for text in (self.headline(), *self._notes()))
+        return f"{above}{html_table(headings, rows)}{note}"
 
 
 def plan(
@@ -388,10 +441,15 @@ def _made(snapshot: Snapshot, candidates: tuple[Candidate, ...], options: PlanOp
         candidates=candidates,
         options=options,
         reclaimable_bytes=decided.reclaimable_bytes,
-        lower_bound=decided.lower_bound,
-        upper_bound=decided.upper_bound,
+        bounds=decided.bounds,
         snapshot=snapshot,
     )
+
+
+def _role_text(row: PlanRow) -> str:
+    if row.refusal:
+        return "refused"
+    return "the tag alone" if row.action == DELETE_TAG else row.role
 
 
 def _tag_text(row: PlanRow) -> str:
@@ -451,7 +509,7 @@ def _joined(texts: Mapping[str, str | list[str]], fields: _Brackets, items: _Bra
 
 
 def _row(fields: dict[str, Any]) -> PlanRow:
-    return PlanRow(**fields | {"tags": tuple(fields["tags"]), "needs": tuple(fields["needs"])})
+    return PlanRow(**fields | {name: tuple(fields[name]) for name in LISTS})
 
 
 def _options(fields: dict[str, Any]) -> PlanOptions:

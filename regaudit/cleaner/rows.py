@@ -36,6 +36,17 @@ REFUSALS: Mapping[str, str] = {
 }
 
 
+# Why the bytes that a plan promises may be other ones. More come back than is said where a size is not known, else less.
+BOUNDS: Mapping[str, str] = {
+    "unsized": "of some layers no manifest says the size",
+    "unread": "not all of the registry was read, and what was not may hold the same layers",
+    "unlisted": "what lost its last tag is listed nowhere, and may hold the same layers; exact if no tag was ever overwritten",
+}
+
+# The fields of a `PlanRow` that are several.
+LISTS = ("tags", "needs", "frees")
+
+
 def plain(value: Any) -> dict[str, Any]:
     """Return the fields of a value; `dataclasses.asdict` copies deeply and takes ten times as long."""
     return {name: getattr(value, name) for name in value.__slots__}
@@ -105,6 +116,8 @@ class PlanRow:
         All tags on the digest (``delete_manifest``), or the one tag (``delete_tag``).
     freed_bytes : int
         What this row adds to the bytes that come back, in the order of the plan.
+    frees : tuple of str
+        The digests of the configs and layers among these.
     because : str or None
         The key of the row that it goes along with.
     needs : tuple of str
@@ -123,6 +136,7 @@ class PlanRow:
     created: str | None = None
     content_bytes: int | None = None
     freed_bytes: int = 0
+    frees: tuple[str, ...] = ()
     reason: str = ""
     because: str | None = None
     needs: tuple[str, ...] = ()
@@ -138,7 +152,7 @@ class PlanRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values."""
-        return plain(self) | {"tags": list(self.tags), "needs": list(self.needs)}
+        return plain(self) | {name: list(getattr(self, name)) for name in LISTS}
 
 
 # -- what a person hands in ------------------------------------------------------------------

@@ -22,7 +22,7 @@ from regaudit.cleaner.outcomes import (
     recorded_run,
     runs_of,
 )
-from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PUT_INDEX
 from regaudit.client import upload, v2, write
 from regaudit.client.registry import Registry
 from regaudit.client.transfer import Content
@@ -58,6 +58,11 @@ class _Saved:
     @property
     def place(self) -> tuple[str, str]:
         return self.deleted.repository, str(self.deleted.digest)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is a tag that was to stay and vanished while the run was going on, by whomever."""
+        return self.intent is None and self.deleted.outcome == "lost"
 
     def below(self) -> list[str]:
         """Return the digests of an index's children."""
@@ -136,13 +141,14 @@ class Restoration:
     # -- what there is to put back ------------------------------------------------------------
 
     def _is_ours(self, outcome: Outcome) -> bool:
-        """Return whether a row may be gone by our doing; a kept tag that somebody else took away is not."""
-        return outcome.outcome in UNDOABLE and (outcome.outcome != "lost" or self._intent(outcome.key) is not None)
+        """Return whether a row may be gone by our doing, or is a tag that vanished meanwhile and where it led is known."""
+        return outcome.outcome in UNDOABLE and (outcome.outcome != "lost" or outcome.digest is not None)
 
     def _saved(self, deleted: Outcome) -> _Saved:
         intent = self._intent(deleted.key)
         if intent is None:
-            return _Saved(deleted, None, None, [])
+            is_tag = deleted.outcome == "lost" and deleted.action == DELETE_TAG
+            return _Saved(deleted, None, None, list(deleted.tags) if is_tag else [])
         tags = [*intent.data["tags"], *(intent.data["aliases"] if deleted.outcome == "lost" else ())]
         return _Saved(deleted, intent, self._document(str(intent.data["digest"]), str(intent.data["media_type"])), tags)
 
@@ -169,6 +175,8 @@ class Restoration:
         self._report(outcome)
 
     def _restore(self, saved: _Saved) -> tuple[str, str]:
+        if saved.is_lost:
+            return self._restore_lost(saved)
         if saved.document is None:
             return "failed", "the journal has no bytes for it: it was not this run that deleted it"
         repository, digest = saved.place
@@ -185,6 +193,23 @@ class Restoration:
             return ("failed", str(error)) if gone is None else ("blobs_gone", gone)
         except RegistryError as error:
             return "failed", str(error)
+
+    def _restore_lost(self, saved: _Saved) -> tuple[str, str]:
+        """Set a tag that was to stay and vanished where the run saw it last, unless somebody has set it again.
+
+        Who moved it onto what was just being deleted knows where it belongs; until then the former image is better than none.
+        """
+        (repository, digest), (tag,) = saved.place, saved.tags
+        try:
+            if self._registry.run(tag_digest(self._session, repository, tag)) is not None:
+                return "already_there", "it leads somewhere again, and stays so"
+            document = self._registry.run(v2.get_manifest(self._session, repository, digest))
+            self._put(repository, tag, document)
+        except NotFound:
+            return "skipped", "its manifest is gone too, and it was not this run that deleted it"
+        except RegistryError as error:
+            return "failed", str(error)
+        return "restored", "where it was seen last: if somebody moved it while the run went on, set it again"
 
     def _restore_list(self, saved: _Saved) -> tuple[str, str]:
         """List again what was taken off a list of referrers and is there now; what others have listed since stays."""
@@ -367,7 +392,7 @@ def _part(rows: list[_Saved], names: tuple[str, ...]) -> list[_Saved]:
             )
         for row, tags in found:
             chosen.setdefault(row.place, set()).update(tags)
-    by_place = {row.place: row for row in rows}
+    by_place = {row.place: row for row in sorted(rows, key=lambda row: not row.is_lost)}  # what was deleted counts
     _take_along(by_place, chosen)
     _take_needed(by_place, chosen)
     return [

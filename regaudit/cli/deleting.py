@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from regaudit.cli.front import connection, end, finish, journal_option, main, strict_option
+from regaudit.cli.shown import show
 from regaudit.errors import JournalError
-from regaudit.text import clean
+from regaudit.text import clean, owned_folder
 
 if TYPE_CHECKING:
     from regaudit.cleaner.journal import Journal
@@ -71,6 +72,31 @@ def undo(
         with connect(started.data["registry"]) as registry:
             done = Cleaner(registry, journal=journal).undo(run, progress=print_outcome, overwrite=overwrite, only=only)
         _close(done, journal, strict=strict)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option("--out", metavar="DIR", help="Write freed.csv there: each blob that was to come back.")
+@journal_option
+@strict_option
+@connection
+def verify(
+    run: str, out: str | None, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]
+) -> None:
+    """Ask which blobs that a run of `apply` was to bring back are really gone, after garbage collection."""
+    from regaudit.cleaner.cleaner import Cleaner
+    from regaudit.inventory.spreadsheet import write_csv
+
+    with _journal_of(run, journal_path) as journal:
+        started = next(entry for entry in journal.entries(run) if entry.event == "started")
+        with connect(started.data["registry"]) as registry:
+            freed = Cleaner(registry, journal=journal).verify(run)
+    click.echo(freed)
+    if out is None:
+        show(freed.blobs[freed.blobs["state"] != "gone"], ["repository", "digest", "size_bytes", "state", "detail"])
+    else:
+        click.echo(f"written: {write_csv(freed.blobs, owned_folder(out) / 'freed.csv')}")
+    finish(bad=not freed.ok, strict=strict, why="not everything that was to come back is gone")
 
 
 @main.command("backup")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -140,15 +141,21 @@ def report(snapshot_folder: str, out: str) -> None:
 @click.argument("before_folder", metavar="BEFORE")
 @click.argument("after_folder", metavar="AFTER")
 @click.option(
-    "--out", metavar="DIR", help="Write changed_tags.csv, changed_manifests.csv, growth.csv, unread.csv there."
+    "--out",
+    metavar="DIR",
+    help="Write changed_tags.csv, changed_manifests.csv, growth.csv, unread.csv (of plans: changed_plan.csv) there.",
 )
 @click.option("--across-registries", is_flag=True, help="Compare snapshots of two registries, for example of a mirror.")
 @strict_option
 def diff(before_folder: str, after_folder: str, out: str | None, across_registries: bool, strict: bool) -> None:
     """Compare two snapshots: tags and manifests that are new, gone or moved, and how repositories grew.
 
-    What one of them did not read is unknown, and neither new nor gone.
+    What one of them did not read is unknown, and neither new nor gone. BEFORE and AFTER may be two plans
+    instead: what one deletes and the other does not, and what is judged otherwise.
     """
+    if Path(before_folder).is_file() and Path(after_folder).is_file():
+        _diff_plans(before_folder, after_folder, out)
+        return
     change = load_snapshot(before_folder).diff(load_snapshot(after_folder), across_registries=across_registries)
     click.echo(change)
     if out is None:
@@ -156,6 +163,17 @@ def diff(before_folder: str, after_folder: str, out: str | None, across_registri
     else:
         click.echo("written: " + ", ".join(str(path) for path in change.to_csv(out)))
     finish(bad=not change.complete, strict=strict, why="not everything was read")
+
+
+def _diff_plans(before_file: str, after_file: str, out: str | None) -> None:
+    from regaudit.cleaner.plan import Plan
+
+    change = Plan.load(before_file).diff(Plan.load(after_file))
+    click.echo(change)
+    if out is None:
+        show(change.rows, ["repository", "change", "tags_before", "tags_after", "refusal_before", "refusal_after"])
+    else:
+        click.echo(f"written: {change.to_csv(owned_folder(out) / 'changed_plan.csv')}")
 
 
 @main.command()
