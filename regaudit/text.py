@@ -202,7 +202,8 @@ def parse_bytes(value: str) -> int:
         raise UsageError(f"{clean(value, 80)!r} is not a size: write '10 MiB', '1.5G' or a number of bytes")
     decimal = (match[3] or "").lower() == "b"
     power = " kmgtp".index(match[2].lower() or " ")
-    return round(float(match[1]) * (1000 if decimal else 1024) ** power)
+    unit: int = (1000 if decimal else 1024) ** power
+    return round(float(match[1]) * unit)
 
 
 def parse_time(text: object) -> datetime | None:

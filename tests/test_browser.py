@@ -77,7 +77,10 @@ from regaudit.notebook.form import review
 
 class Pretender:
     registry, journal = SimpleNamespace(host="registry:5000"), SimpleNamespace(path="journal.sqlite")
+    busy = False
     def last_run(self, plan):
+        return None
+    def interrupted_run(self):
         return None
     def execute(self, plan, *, progress=None, stop=None):
         outcomes = []

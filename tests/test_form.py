@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ from regaudit.notebook.form import ReviewForm, review
 
 REGISTRY = "registry:5000"
 PATIENCE = 10.0
+_JOURNALS = itertools.count()
 
 
 class FakeCleaner:
@@ -30,7 +32,7 @@ class FakeCleaner:
 
     def __init__(self, last: Run | None = None) -> None:
         self.registry = SimpleNamespace(host=REGISTRY)
-        self.journal = SimpleNamespace(path=Path("state") / "journal.sqlite")
+        self.journal = SimpleNamespace(path=Path("state") / f"{next(_JOURNALS)}" / "journal.sqlite")
         self.last = last
         self.executed: list[Plan] = []
         self.undone: list[Run] = []
@@ -65,6 +67,11 @@ class FakeCleaner:
     def last_run(self, plan: Plan) -> Run | None:
         return self.last if self.last and self.last.plan_hash == plan.hash else None
 
+    def interrupted_run(self) -> Run | None:
+        return self.last if self.last and self.last.stopped else None
+
+    busy = False
+
 
 def outcome_of(row: PlanRow, word: str) -> Outcome:
     return Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, f"it was {word}")
@@ -76,6 +83,7 @@ class Page:
     def __init__(self, form: ReviewForm) -> None:
         self.form = form
         self.views: list[dict[str, Any]] = []
+        self.others: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         form.send = self._take
         self.ask("hello")
@@ -84,7 +92,7 @@ class Page:
 
     def _take(self, view: dict[str, Any], buffers: Any = None) -> None:
         with self._changed:
-            self.views.append(view)
+            (self.views if view["type"] == "view" else self.others).append(view)
             self._changed.notify_all()
 
     @property
@@ -208,12 +216,13 @@ def test_sorting_by_age_puts_the_youngest_first_and_the_unknown_last():
     assert tags == [["young", "middle", "old", "unknown"], ["old", "middle", "young", "unknown"]]
 
 
-def test_a_row_tells_its_aliases_and_what_goes_along():
-    (row,) = open_page(tangled()).view["rows"]
-    assert row["tags"] == ["1.0", "old"]
-    assert row["along"]["summary"] == "2 children, 1 referrer"
-    assert sorted(text.split()[0] for text in row["along"]["rows"]) == ["child", "child", "referrer"]
-    assert row["digest_full"].startswith(row["digest"])
+def test_a_row_tells_its_aliases_and_what_goes_along_stands_below_it():
+    first, *below = open_page(tangled()).view["rows"]
+    assert first["tags"] == ["1.0", "old"]
+    assert first["along"] == "2 children, 1 referrer"
+    assert [(row["role"], row["depth"]) for row in below] == [("child", 1), ("child", 1), ("referrer", 1)]
+    assert not any(row["choosable"] for row in below)
+    assert first["digest_full"].startswith(first["digest"])
 
 
 def test_refused_rows_stand_apart_with_why_and_cannot_be_selected():
@@ -338,7 +347,7 @@ def test_the_review_shows_the_exact_plan_and_asks_for_its_number_of_digests():
     assert page.view["review"]["phrase"] == "delete 4"
     assert page.view["review"]["title"].startswith("4 digests with 3 tags would go")
     assert len(page.view["rows"]) == 4
-    assert sum("child of sha256:" in row["with"] for row in page.view["rows"]) == 2
+    assert [row["role"] for row in page.view["rows"]] == ["", "child", "child", "referrer"]
 
 
 def test_the_review_tells_what_of_the_selection_is_refused_before_anything_is_confirmed():
@@ -459,7 +468,7 @@ def test_outcomes_are_shown_as_they_come():
     deadline = time.monotonic() + PATIENCE
     while page.ask("look")["progress"]["done"] < 3 and time.monotonic() < deadline:
         pass
-    assert [row["outcome"] for row in page.view["rows"]] == ["deleted"] * 3 + [""] * 2
+    assert [row["outcome"] for row in page.view["rows"]] == ["deleted"] * 3 + ["under way…", ""]
     assert len(page.form.outcomes) == 3
     for _ in range(5):
         gate.release()
@@ -504,7 +513,7 @@ def test_an_error_in_the_middle_loses_nothing_and_can_be_undone(caplog):
     assert view["error"] == "ZeroDivisionError: <b>oops</b>"
     assert "ZeroDivisionError" in caplog.text
     assert view["progress"]["deleted"] == "2 deleted"
-    assert view["undo"] == {"armed": False, "count": 2}
+    assert view["undo"] == {"armed": False, "count": 2, "run": "run-1"}
 
 
 def test_a_page_that_cannot_be_told_does_not_end_the_deletion(caplog):
@@ -538,7 +547,7 @@ def deleted(cleaner: FakeCleaner) -> Page:
 def test_undo_takes_two_clicks():
     cleaner = FakeCleaner()
     page = deleted(cleaner)
-    assert page.view["undo"] == {"armed": False, "count": 5}
+    assert page.view["undo"] == {"armed": False, "count": 5, "run": "run-1"}
     stale = page.view["generation"]
     assert page.ask("undo")["undo"]["armed"]
     assert cleaner.undone == []
@@ -567,7 +576,7 @@ def test_an_undo_that_did_not_work_can_be_tried_again():
     page.ask("undo")
     page.ask("undo", sure=True)
     page.form.wait(PATIENCE)
-    assert page.until("done")["undo"] == {"armed": False, "count": 5}
+    assert page.until("done")["undo"] == {"armed": False, "count": 5, "run": "run-1"}
 
 
 def test_where_nothing_went_there_is_nothing_to_undo():

@@ -99,6 +99,11 @@ class Selection:
         self._alone: dict[tuple[str, str], int] = {}
         self._digests = self._tags = 0
 
+    def prepare(self) -> None:
+        """Build what the first click would have to wait for; may run beside everything else."""
+        for repository in {row.repository for row in tuple(self._rows.values())}:
+            self._graph.repository(repository)
+
     def set(self, key: str, *, selected: bool) -> None:
         """Select or deselect a candidate row; raises `UsageError` for a key that is none."""
         self.set_many((key,), selected=selected)

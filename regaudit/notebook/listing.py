@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from regaudit.cleaner.rows import PlanRow
 from regaudit.errors import UsageError
-from regaudit.reference import check_pattern, compile_pattern
+from regaudit.reference import compile_pattern, is_literal
 from regaudit.text import clean, parse_bytes, parse_duration, parse_time
 
 ROWS, REFUSED = "rows", "refused"
@@ -28,9 +28,10 @@ LONGEST_FILTER = 300
 # Nobody chains what goes along deeper, and deeper indents could not be told apart.
 _DEEPEST = 4
 
-# What a person may look at, in the order of the table. The first is the name of the row, and always there.
-COLUMNS = ("tags", "repository", "digest", "kind", "created", "age", "size", "frees", "reason", "along", "outcome")
-SHOWN_AT_FIRST = frozenset({"tags", "repository", "digest", "age", "size", "reason", "along", "outcome"})
+# What a person may look at, in the order of the table; the name of a row is always there.
+NAME = "tags"
+COLUMNS = ("repository", "tags", "digest", "kind", "created", "age", "size", "frees", "reason", "along", "outcome")
+SHOWN_AT_FIRST = frozenset({"repository", "tags", "digest", "age", "size", "reason", "along", "outcome"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ class Look:
     ----------
     along : bool
         Whether what goes along is shown under each group.
-    turned : frozenset of str
-        The keys of the groups for which a person wanted it the other way round.
+    turned, whole : frozenset of str
+        The keys of the groups for which a person wanted it the other way round; of those to be shown to their end.
     """
 
     section: str = ROWS
@@ -85,6 +86,7 @@ class Look:
     page: int = 0
     along: bool = True
     turned: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
     columns: frozenset[str] = SHOWN_AT_FIRST
 
 
@@ -179,10 +181,9 @@ class Listing:
         return found.to_numpy(zero_copy_only=False)
 
     def _in_repository(self, wanted: str) -> Any:
-        if "*" in wanted or "?" in wanted:
-            matches = compile_pattern(check_pattern(wanted)).fullmatch
-        else:
-            matches = _contains(wanted.casefold())
+        matches: Callable[[str], object] = _contains(wanted.casefold())
+        if not is_literal(wanted):
+            matches = compile_pattern(wanted).fullmatch
         known: dict[str, bool] = {}
         for row in self.rows:
             if row.repository not in known:
@@ -312,4 +313,4 @@ def _compared(values: Any, bound: float, *, less: bool) -> Any:
     return values < bound if less else values >= bound
 
 
-__all__ = ["COLUMNS", "REFUSED", "ROWS", "SHOWN_AT_FIRST", "Filter", "Listing", "Look", "Member", "grouped"]
+__all__ = ["COLUMNS", "NAME", "REFUSED", "ROWS", "SHOWN_AT_FIRST", "Filter", "Listing", "Look", "Member", "grouped"]

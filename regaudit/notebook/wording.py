@@ -6,11 +6,11 @@ What comes out are plain values, which the page makes into text nodes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from regaudit.cleaner.outcomes import Outcome, Run
+from regaudit.cleaner.outcomes import Run
 from regaudit.cleaner.rows import DELETE_TAG, PUT_INDEX, PlanRow
 from regaudit.notebook.listing import Member
 from regaudit.text import clean, human_age, human_bytes, isoformat, parse_time
@@ -50,10 +50,10 @@ def words_of(outcome: str) -> str:
     return clean(outcome.replace("_", " "), 80)
 
 
-def counted(outcomes: Iterable[Outcome]) -> str:
-    """Return how many rows came to what."""
-    counts = Counter(outcome.outcome for outcome in outcomes)
-    return ", ".join(f"{count:,} {words_of(word)}" for word, count in counts.most_common()) or "nothing"
+def counted(counts: Mapping[str, int]) -> str:
+    """Return how many rows came to what, the most first."""
+    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{count:,} {words_of(word)}" for word, count in ordered) or "nothing"
 
 
 def phrase_of(plan: Plan) -> str:
@@ -65,7 +65,7 @@ def phrase_of(plan: Plan) -> str:
 
 
 def line_of(row: PlanRow, now: datetime | None, depth: int = 0) -> dict[str, Any]:
-    """Return the texts of one line of the table, but for what depends on a person or a run."""
+    """Return one line of the table, but for what depends on a person or a run."""
     created = parse_time(row.created)
     return {
         "key": clean(row.key),
@@ -83,28 +83,35 @@ def line_of(row: PlanRow, now: datetime | None, depth: int = 0) -> dict[str, Any
         "size": human_bytes(row.content_bytes),
         "reason": clean(row.reason, TEXT_SENT),
         "why": clean(row.detail, TEXT_SENT),
+        "along": "",
+        "opened": False,
+        "group": "",
+        "more": 0,
     }
 
 
 def along_text(members: Sequence[Member]) -> str:
     """Return what goes along with a row, counted: ``2 children, 1 referrer``."""
     roles = Counter(member.row.role for member in members)
-    named = [f"{count:,} {role if count == 1 else _PLURALS.get(role, role + 's')}" for role, count in sorted(roles.items())]
+    named = [
+        f"{count:,} {role if count == 1 else _PLURALS.get(role, role + 's')}" for role, count in sorted(roles.items())
+    ]
     return clean(", ".join(named), TEXT_SENT)
 
 
 # -- runs ------------------------------------------------------------------------------------
 
 
-def earlier_text(run: Run, done: int) -> str:
+def earlier_text(run: Run) -> str:
     """Return what there is to know of an earlier run: when, by whom, how far it came."""
     when = max((outcome.at for outcome in run.outcomes), default=None)
     on = f" on {isoformat(when)}" if when else ""
     by = f", approved by {clean(run.by, 80)}" if run.by else ""
     name = f"run {clean(run.id, 80)}{on}{by}"
+    undone = f"; it was undone by run {clean(run.undone, 80)}" if run.undone else ""
     if run.stopped and run.planned:
-        return f"{done:,} of {len(run.planned):,} rows are done in {name}, which did not come to its end"
-    return f"this plan, or part of it, already ran: {name}, {counted(run.outcomes)}"
+        return f"{len(run.planned) - len(run.left):,} of {len(run.planned):,} rows are done in {name}, which did not come to its end{undone}"
+    return f"This plan, or part of it, already ran: {name}, {counted(run.counts())}{undone}"
 
 
 # -- one image -------------------------------------------------------------------------------
