@@ -9,8 +9,8 @@ const PENDING_MS = 400;
 const TAGS_INLINE = 4;
 
 const COLUMNS = {
-  repository: "Repository", tags: "Tags", digest: "Digest", kind: "Kind", created: "Created", age: "Age", size: "Size",
-  frees: "Frees", reason: "Reason", along: "Goes along", outcome: "Outcome",
+  repository: "Repository", tags: "Tags", outcome: "Outcome", digest: "Digest", kind: "Kind", created: "Created", age: "Age",
+  size: "Size", frees: "Frees", reason: "Reason", along: "Goes along",
 };
 const FIELDS = {
   repository: ["Repository", "a part of it, or team/**"],
@@ -110,9 +110,8 @@ function build(model) {
   form.journal = node("p", { class: "ra-journal" });
   form.root = focusable("section", { class: "regaudit", "aria-label": "Review of a deletion", tabindex: "-1" });
   form.root.append(
-    form.title, form.summary, noticePanel(form), toolbar(form), fieldsPanel(form), table(form), pager(form),
-    node("p", { class: "ra-sum" }, form.totals, form.pending), form.error, form.silence,
-    detailsPanel(form), choosePanel(form), reviewPanel(form), runPanel(form), undoPanel(form), form.journal,
+    form.title, form.summary, noticePanel(form), toolbar(form), fieldsPanel(form), selectionBar(form), table(form), pager(form),
+    form.error, form.silence, detailsPanel(form), choosePanel(form), reviewPanel(form), runPanel(form), undoPanel(form), form.journal,
   );
   form.root.addEventListener("keydown", (event) => event.key === "Escape" && closeDetails(form));
   return form;
@@ -151,13 +150,19 @@ function toolbar(form) {
   form.sections = ["rows", "refused"].map((section) => {
     return [section, button("", () => ask(form, { do: "section", section }), `ra-section-${section}`)];
   });
-  form.selectAll = button("", () => ask(form, { do: "select_filtered" }), "ra-select-all");
-  form.clear = button("Clear selection", () => ask(form, { do: "clear" }), "ra-clear");
   const group = node("div", { class: "ra-sections", role: "group", "aria-label": "Which rows" });
   group.append(...form.sections.map(([, choose]) => choose));
   const search = node("div", { class: "ra-search", role: "search" }, form.filter, form.regex, form.more);
   return node("div", { class: "ra-toolbar" },
-    search, group, columnMenu(form), node("span", { class: "ra-space" }), form.selectAll, form.clear);
+    search, group, columnMenu(form));
+}
+
+function selectionBar(form) {
+  form.selectAll = button("", () => ask(form, { do: "select_filtered" }), "ra-select-all");
+  form.clear = button("Clear", () => ask(form, { do: "clear" }), "ra-clear");
+  form.clear.setAttribute("aria-label", "Clear the selection");
+  form.selection = node("div", { class: "ra-toolbar" }, form.selectAll, form.clear, form.totals, form.pending);
+  return form.selection;
 }
 
 function columnMenu(form) {
@@ -234,7 +239,9 @@ function panel(name, label, ...children) {
 
 function choosePanel(form) {
   form.review = button("Review deletion", () => ask(form, { do: "review" }), "ra-review ra-primary");
-  form.choosePanel = node("div", { class: "ra-panel ra-panel-choose" }, form.review);
+  // Said above the table to a screen reader already.
+  form.totalsAgain = node("span", { class: "ra-soft", "aria-hidden": "true" });
+  form.choosePanel = node("div", { class: "ra-panel ra-panel-choose" }, form.review, form.totalsAgain);
   return form.choosePanel;
 }
 
@@ -385,8 +392,10 @@ function patchTexts(form, view) {
   setTitled(form.journal, `Journal: ${view.journal}`);
   const { rows, digests, tags, bytes } = view.totals;
   const sum = `${counted(rows, "row")} selected: ${counted(digests, "digest")} and ${counted(tags, "tag")} go, ${bytes} come back after garbage collection`;
-  setText(form.totals, view.stage !== "choose" ? "" : rows ? sum : "Nothing is selected.");
-  show(form.totals.parentNode, view.stage === "choose");
+  const total = view.stage !== "choose" ? "" : rows ? sum : "Nothing is selected.";
+  setText(form.totals, total);
+  setText(form.totalsAgain, total);
+  show(form.totals, total !== "");
 }
 
 function patchToolbar(form, view) {
@@ -458,6 +467,7 @@ function patchTable(form, view) {
   }
   while (form.pool.length < view.rows.length) form.pool.push(makeRow(form));
   form.pool.forEach((line, place) => patchRow(form, line, view.rows[place], columns));
+  markGroups(form);
   show(form.empty, view.rows.length === 0);
 }
 
@@ -480,7 +490,7 @@ function patchRow(form, line, row, columns) {
   patchTick(form, line, row);
   for (const [column, cell] of Object.entries(cells)) show(cell, columns.has(column));
   line.root.dataset.depth = row.depth;
-  setTitled(cells.repository, row.depth ? "" : row.repository);
+  fill(cells.repository, [row.depth, row.repository], () => (row.depth ? [] : [node("div", { title: row.repository }, ...breakable(row.repository))]));
   for (const column of ["kind", "size", "frees"]) setText(cells[column], row[column]);
   setText(cells.created, row.created.replace("T", " ").replace("Z", " UTC"));
   setText(cells.age, row.age);
@@ -493,6 +503,15 @@ function patchRow(form, line, row, columns) {
   fill(cells.outcome, [row.outcome, row.detail], () => twoLines(row.outcome, row.detail));
 }
 
+// What goes along with a ticked row goes too, and looks like it.
+function markGroups(form) {
+  let ticked = false;
+  for (const { root, box } of linesOf(form)) {
+    if (root.dataset.depth === "0") ticked = box.checked && !box.hidden;
+    root.classList.toggle("ra-selected", ticked);
+  }
+}
+
 function patchTick(form, line, row) {
   const ticked = form.ticked.get(row.key);
   line.key = row.key;
@@ -502,7 +521,6 @@ function patchTick(form, line, row) {
   show(line.box, row.choosable);
   show(line.tick, !form.tickHead.hidden);
   line.root.classList.toggle("ra-waiting", ticked !== undefined);
-  line.root.classList.toggle("ra-selected", line.box.checked && row.choosable);
 }
 
 // A cell of several nodes is made anew only when what it says has changed.
@@ -516,6 +534,9 @@ function fill(cell, content, make) {
 function twoLines(first, second) {
   return [node("span", { text: first, title: first }), ...(second ? [node("small", { text: second, title: second })] : [])];
 }
+
+// A long name breaks at its slashes.
+const breakable = (name) => name.split(/(?<=\/)/).flatMap((part) => [part, node("wbr")]);
 
 function tagParts(row) {
   const inline = row.tags.slice(0, TAGS_INLINE).map(chip);
@@ -575,7 +596,7 @@ function patchRun(form, view) {
   setText(form.pause, paused ? "Resume" : "Pause");
   const held = paused && !stopping ? ", paused: the row that was under way is finished, and no other is begun" : "";
   setText(form.progress, atWork ? `${number(done)} of ${number(total)}${held}` : resultText(view.progress));
-  setText(form.advice, advice);
+  setText(form.advice, advice && advice[0].toUpperCase() + advice.slice(1));
   show(form.advice, advice !== "");
   show(form.file, file);
   setText(form.goOnDone, view.continue);
@@ -621,7 +642,7 @@ function showDetails(form, image) {
   form.detailed = image.key;
   setTitled(form.detailsTitle, image.title);
   show(form.detailsBack, image.inner);
-  const facts = image.facts.flatMap(([name, value]) => [node("dt", { text: name }), node("dd", {}, cellText(value))]);
+  const facts = image.facts.flatMap(([name, value]) => [node("dt", { text: name }), node("dd", { text: value })]);
   const sections = image.sections.map((section) => imageSection(form, image.key, section));
   form.detailsBody.replaceChildren(node("dl", {}, ...facts), ...sections);
   show(form.details, true);

@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
 import pandas as pd
+from IPython.core.getipython import get_ipython
 
 from regaudit.cleaner.outcomes import UNDOABLE
 from regaudit.cleaner.plan import Plan
@@ -60,6 +62,8 @@ CHOOSE, REVIEW, DONE = "choose", "review", "done"
 
 _REFUSALS_SENT = 20
 _MAX_PAGE = 200
+# Some sentences, with a command to type.
+_ADVICE_SENT = 1000
 # A notebook server passes messages on whole; what is larger is written from a cell.
 _LARGEST_FILE = 16 << 20
 # Ten views a second are as many as people see; more would only fill the connection.
@@ -141,6 +145,7 @@ class ReviewForm(anywidget.AnyWidget):
         self._title = clean(plan.headline(), TEXT_SENT)
         self.on_msg(self._receive)
         self._take_up(Work.under_way(cleaner))
+        _replace_forms_of_cell(self)
 
     # -- for the cells that follow ------------------------------------------------------------
 
@@ -345,6 +350,7 @@ class ReviewForm(anywidget.AnyWidget):
         if run is None:
             raise UsageError("there is no deletion to go on with")
         if self.stage == DONE and self._final is not None:
+            self._previous = run
             self._open_plan(self._final)
             self._turn(REVIEW)
             return
@@ -606,7 +612,7 @@ class ReviewForm(anywidget.AnyWidget):
             "restored": counted(restored) if self._undoing else "",
             "stopped": bool(run and run.stopped and not work),
             "run": clean(run.id, 80) if run else "",
-            "advice": clean(run.advice, TEXT_SENT) if run and not work else "",
+            "advice": clean(run.advice, _ADVICE_SENT) if run and not work and undo is None else "",
             "file": run is not None and not work,
         }
 
@@ -659,6 +665,28 @@ class ReviewForm(anywidget.AnyWidget):
         "undo": _Command(_do_undo, _STILL, fresh=True),
         "keep": _Command(_do_keep, _STILL, fresh=True),
     }
+
+
+# The forms that the last run of each cell has made, and which run that was.
+_forms_of_cells: dict[str, tuple[str, list[weakref.ref[ReviewForm]]]] = {}
+
+
+def _replace_forms_of_cell(form: ReviewForm) -> None:
+    """Close the forms that an earlier run of this cell made: nobody sees them, and a notebook would save all of them."""
+    shell = get_ipython()
+    if shell is None or not hasattr(shell, "get_parent"):
+        return
+    parent = shell.get_parent() or {}
+    cell, run = (parent.get("metadata") or {}).get("cellId"), (parent.get("header") or {}).get("msg_id", "")
+    if not cell:  # a front end that does not tell
+        return
+    made_by, forms = _forms_of_cells.get(cell, ("", []))
+    if made_by != run:
+        for earlier in forms:
+            if (closed := earlier()) is not None:
+                closed.close()
+        forms = []
+    _forms_of_cells[cell] = run, [*forms, weakref.ref(form)]
 
 
 def _user() -> str:

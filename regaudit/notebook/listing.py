@@ -28,9 +28,11 @@ LONGEST_FILTER = 300
 # Nobody chains what goes along deeper, and deeper indents could not be told apart.
 _DEEPEST = 4
 
+_ROLES = ("child", "referrer", "list")
+
 # What a person may look at, in the order of the table; the name of a row is always there.
 NAME = "tags"
-COLUMNS = ("repository", "tags", "digest", "kind", "created", "age", "size", "frees", "reason", "along", "outcome")
+COLUMNS = ("repository", "tags", "outcome", "digest", "kind", "created", "age", "size", "frees", "reason", "along")
 SHOWN_AT_FIRST = frozenset({"repository", "tags", "digest", "age", "size", "reason", "along", "outcome"})
 
 
@@ -274,7 +276,10 @@ def grouped(rows: Sequence[PlanRow]) -> tuple[list[PlanRow], dict[str, list[Memb
 
 
 def _members(key: str, below: Mapping[str, list[PlanRow]], depth: int) -> Iterator[Member]:
-    for row in below.get(key, ()):
+    # An index's children before its signatures, as people count them; a list that is written again comes last.
+    for row in sorted(
+        below.get(key, ()), key=lambda row: _ROLES.index(row.role) if row.role in _ROLES else len(_ROLES)
+    ):
         yield Member(row, min(depth, _DEEPEST))
         yield from _members(row.key, below, depth + 1)
 

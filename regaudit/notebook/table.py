@@ -5,7 +5,7 @@ It takes what the page asks for about looking, and gives the lines in view. Noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,18 @@ from typing import Any
 from regaudit.cleaner.plan import Plan
 from regaudit.cleaner.rows import PlanRow
 from regaudit.errors import RegauditError, UsageError
-from regaudit.notebook.listing import COLUMNS, LONGEST_FILTER, NAME, REFUSED, ROWS, Filter, Listing, Look, grouped
+from regaudit.notebook.listing import (
+    COLUMNS,
+    LONGEST_FILTER,
+    NAME,
+    REFUSED,
+    ROWS,
+    Filter,
+    Listing,
+    Look,
+    Member,
+    grouped,
+)
 from regaudit.notebook.wording import FEW_ALONG, MOST_ALONG, TEXT_SENT, along_text, line_of
 from regaudit.text import clean, human_bytes, redact
 
@@ -57,6 +68,7 @@ class Table:
         self._sections = {ROWS: Listing(first, along, self._now), REFUSED: Listing(plan.refused, {}, self._now)}
         self._group_of = {m.row.key: place for place, row in enumerate(first) for m in along.get(row.key, ())}
         self._group_of |= {row.key: place for place, row in enumerate(first)}
+        self._parts = _parts_of(plan, along)
         self._ordered: list[int] | None = None
         self._names_due = True
         self.look = replace(self.look, section=ROWS, filter=Filter(), page=0)
@@ -222,12 +234,26 @@ class Table:
         }
         for place, member in enumerate(shown, start=1):
             yield {
-                **line_of(member.row, self._now, member.depth),
+                **line_of(member.row, self._now, member.depth, self._parts.get(str(member.row.digest), "")),
                 "frees": human_bytes(member.row.freed_bytes),
                 "group": clean(row.key),
                 "more": len(members) - place if place == len(shown) else 0,
                 **personal(member.row, False),
             }
+
+
+def _parts_of(plan: Plan, along: Mapping[str, Sequence[Member]]) -> dict[str, str]:
+    """Return as what an index lists each digest that goes along: its platform, or that it is an attestation."""
+    if plan.snapshot is None or not along:
+        return {}
+    children = plan.snapshot.children
+    digests = {member.row.digest for members in along.values() for member in members if member.row.role == "child"}
+    listed = children.loc[children["digest"].isin(digests), ["digest", "platform", "role"]].astype("object")
+    return {
+        str(digest): "attestation" if role == "attestation" else str(platform)
+        for digest, platform, role in listed.itertuples(index=False)
+        if role == "attestation" or isinstance(platform, str)
+    }
 
 
 def _rows_of(look: Look) -> tuple[Any, ...]:

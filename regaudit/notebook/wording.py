@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TEXT_SENT = 300
 _TAGS_SENT = 100
 # So many members stand under a group at once, and so many once it was opened.
-FEW_ALONG, MOST_ALONG = 4, 200
+FEW_ALONG, MOST_ALONG = 6, 200
 _DETAIL_ROWS = 200
 _PLURALS = {"child": "children"}
 _KINDS = {DELETE_TAG: "tag only", PUT_INDEX: "list, written again"}
@@ -64,14 +64,22 @@ def phrase_of(plan: Plan) -> str:
 # -- rows ------------------------------------------------------------------------------------
 
 
-def line_of(row: PlanRow, now: datetime | None, depth: int = 0) -> dict[str, Any]:
-    """Return one line of the table, but for what depends on a person or a run."""
+def line_of(row: PlanRow, now: datetime | None, depth: int = 0, part: str = "") -> dict[str, Any]:
+    """Return one line of the table, but for what depends on a person or a run.
+
+    Parameters
+    ----------
+    depth : int
+        How many rows it goes along with, one with the other.
+    part : str
+        As what its index lists it: a platform, or an attestation.
+    """
     created = parse_time(row.created)
     return {
         "key": clean(row.key),
         "label": name_of(row),
         "depth": depth,
-        "role": "" if row.role == "candidate" else clean(row.role, 40),
+        "role": _role(row, part),
         "repository": clean(row.repository, TEXT_SENT),
         "tags": [clean(tag, 140) for tag in row.tags[:_TAGS_SENT]],
         "more_tags": max(0, len(row.tags) - _TAGS_SENT),
@@ -88,6 +96,12 @@ def line_of(row: PlanRow, now: datetime | None, depth: int = 0) -> dict[str, Any
         "group": "",
         "more": 0,
     }
+
+
+def _role(row: PlanRow, part: str) -> str:
+    if row.role == "candidate":
+        return ""
+    return clean(part or (row.kind if row.kind == "signature" else row.role), 80)
 
 
 def along_text(members: Sequence[Member]) -> str:
@@ -121,7 +135,7 @@ def details_of(image: ImageDetails) -> dict[str, Any]:
     """Return an image in words: its facts, and a table for each thing that there are several of."""
     return {
         "title": clean(image.name, TEXT_SENT),
-        "facts": [list(pair) for pair in image.summary().items()],
+        "facts": [[name, text] for name, text in image.summary().items() if name != "image"],
         "sections": [
             {
                 "name": name,
