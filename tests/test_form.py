@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 from builders import Build, days_before
 
+from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.outcomes import Outcome, Run
 from regaudit.cleaner.plan import Plan, plan
 from regaudit.cleaner.rows import PlanRow
 from regaudit.errors import PlanError, RegistryError, UsageError
+from regaudit.inventory.collect import collect
 from regaudit.notebook.form import ReviewForm, review
 
 REGISTRY = "registry:5000"
@@ -900,3 +902,63 @@ def test_a_page_size_that_is_none_is_refused(size):
 
 def test_the_journal_is_named():
     assert Path(open_page(many(3)).view["journal"]).name == "journal.sqlite"
+
+
+# -- with a cleaner that deletes -----------------------------------------------------------------
+
+
+def cut_off_after_the_first_row(form: ReviewForm) -> None:
+    """Have a deletion end as one does whose kernel goes: nobody is told."""
+
+    def hear() -> None:
+        form._deletion.stop()
+
+    form._hear = hear
+
+
+def test_what_one_form_leaves_undone_another_goes_on_with_by_the_journal_and_undoes(registry, tmp_path):
+    snapshot = collect(registry, "web/*", progress=False)
+    before = set(registry.repository("web/frontend").tags())
+    names = [f"web/frontend:{tag}" for tag in sorted(before)[:6]]
+    with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
+        page = open_page(plan(snapshot, names), cleaner)
+        page.ask("select_filtered")
+        page.ask("review")
+        cut_off_after_the_first_row(page.form)
+        page.delete()
+        assert page.form.wait(PATIENCE)
+    with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
+        made = plan(snapshot, names)
+        page = open_page(made, cleaner)
+        assert f"1 of {len(made.rows)} rows are done" in page.view["notice"]
+        page.ask("continue")
+        assert "goes on with it" in page.view["notice"]
+        page.delete()
+        view = page.until("done")
+        assert view["progress"]["deleted"] == f"{len(made.rows) - 1} deleted, 1 deleted before"
+        page.form.wait(PATIENCE)
+        page.ask("undo")
+        page.ask("undo", sure=True)
+        page.form.wait(PATIENCE)
+        assert page.until("done")["progress"]["restored"] == f"{len(made.rows)} restored"
+    assert set(registry.repository("web/frontend").tags()) == before
+
+
+def test_over_a_new_audit_after_a_restart_what_is_left_is_offered(registry, tmp_path):
+    names = [f"web/frontend:{tag}" for tag in sorted(registry.repository("web/frontend").tags())[:6]]
+    with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
+        page = open_page(plan(collect(registry, "web/*", progress=False), names), cleaner)
+        page.ask("select_filtered")
+        page.ask("review")
+        cut_off_after_the_first_row(page.form)
+        page.delete()
+        page.form.wait(PATIENCE)
+        gone = set(page.form._deletion.outcomes)
+    with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
+        snapshot = collect(registry, "web/*", progress=False)
+        known = set(snapshot.tags["tag"])
+        page = open_page(plan(snapshot, [name for name in names if name.partition(":")[2] in known]), cleaner)
+        page.ask("continue")
+        assert page.view["stage"] == "review"
+        assert gone.isdisjoint(page.form.selected)
+        assert len(page.form.selected) == len(page.view["rows"])
