@@ -99,6 +99,10 @@ class Selection:
         self._alone: dict[tuple[str, str], int] = {}
         self._digests = self._tags = 0
 
+    def selectable(self, key: str) -> bool:
+        """Return whether a key is that of a candidate row."""
+        return key in self._rows
+
     def prepare(self) -> None:
         """Build what the first click would have to wait for; may run beside everything else."""
         for repository in {row.repository for row in tuple(self._rows.values())}:

@@ -250,6 +250,10 @@ class Plan:
             "upper_bound": self.upper_bound,
         }
 
+    def check_snapshot(self) -> None:
+        """Raise `PlanError` unless the plan has the snapshot that it was made of, which choosing among its rows needs."""
+        self._snapshot()
+
     def _snapshot(self) -> Snapshot:
         if self.snapshot is None:
             raise PlanError("the plan's snapshot is needed for this: Plan.load(path, snapshot=Snapshot.load(folder))")

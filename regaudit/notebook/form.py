@@ -54,6 +54,7 @@ from regaudit.text import clean, escape, human_bytes, parse_time, redact
 
 if TYPE_CHECKING:
     from regaudit.cleaner.cleaner import Cleaner
+    from regaudit.cleaner.decide import Selection
     from regaudit.cleaner.outcomes import Outcome, Run
 
 _log = logging.getLogger("regaudit.notebook")
@@ -125,8 +126,8 @@ class ReviewForm(anywidget.AnyWidget):
         self.stage = CHOOSE
         self._plan, self._cleaner = plan, cleaner
         self._now = parse_time(plan.taken_at)
-        self._chosen = plan.selection()
-        self._order = {row.key: place for place, row in enumerate(plan.rows) if row.role == "candidate"}
+        self._selection: Selection | None = None
+        plan.check_snapshot()  # says at once that there is none
         self._final: Plan | None = None
         self._previous: Run | None = None
         self._busy = False
@@ -141,7 +142,7 @@ class ReviewForm(anywidget.AnyWidget):
         self._shown_at = 0.0
         # Messages of one form arrive on different threads, and the worker is one more.
         self._lock = threading.RLock()
-        self._count()
+        self._totals: dict[str, Any] = {"rows": 0, "digests": 0, "tags": 0, "bytes": human_bytes(0)}
         self._title = clean(plan.headline(), TEXT_SENT)
         self.on_msg(self._receive)
         self._take_up(Work.under_way(cleaner))
@@ -153,7 +154,8 @@ class ReviewForm(anywidget.AnyWidget):
     def selected(self) -> list[str]:
         """The keys of the selected rows, in the order of the plan."""
         with self._lock:
-            return sorted(self._chosen.keys, key=self._order.__getitem__)
+            chosen = self._selection.keys if self._selection is not None else set()
+            return [row.key for row in self._plan.rows if row.key in chosen] if chosen else []
 
     @property
     def outcomes(self) -> pd.DataFrame:
@@ -293,7 +295,7 @@ class ReviewForm(anywidget.AnyWidget):
     def _do_set_range(self, message: Message) -> None:
         """Select from one row to another, as the person sees them: on other pages too."""
         ends = [self._candidate(message.get(end)) for end in ("key", "to")]
-        seen = self._matching()
+        seen = self._table.matching()
         places = sorted(seen.index(key) for key in ends if key in seen)
         if len(places) < 2:
             raise UsageError("nothing was done, because one end of the range is filtered out: tick a row first")
@@ -301,18 +303,22 @@ class ReviewForm(anywidget.AnyWidget):
         self._count()
 
     def _do_select_filtered(self, _message: Message) -> None:
-        self._chosen.set_many(self._matching(), selected=True)
+        self._chosen.set_many(self._table.matching(), selected=True)
         self._count()
 
-    def _matching(self) -> list[str]:
-        return _safe([key for key in self._table.matching() if key in self._order])
+    @property
+    def _chosen(self) -> Selection:
+        # Made when first needed: of a large plan it takes longer than showing it does.
+        if self._selection is None:
+            self._selection = self._plan.selection()
+        return self._selection
 
     def _do_clear(self, _message: Message) -> None:
         self._chosen.set_many(tuple(self._chosen.keys), selected=False)
         self._count()
 
     def _candidate(self, key: object) -> str:
-        if not isinstance(key, str) or key not in self._order:
+        if not isinstance(key, str) or not self._chosen.selectable(key):
             raise UsageError(f"{clean(key, 120)!r} is not a row of this plan that can be selected")
         return key
 
@@ -356,7 +362,7 @@ class ReviewForm(anywidget.AnyWidget):
             return
         # The same plan goes on where that run was, and so has all of its rows; another one has what is left.
         wanted = run.planned if run.taken_at == self._plan.taken_at else run.left
-        keys = [key for key in wanted if key in self._order]
+        keys = [key for key in wanted if self._chosen.selectable(key)]
         if not keys:
             raise UsageError("nothing of what that run left undone is a candidate of this plan: it may be gone by now")
         self._do_clear(message)
@@ -497,7 +503,10 @@ class ReviewForm(anywidget.AnyWidget):
             self._previous, self._busy = self._previous or found, busy
             if found is not None or self._error:
                 self._show()
-        self._chosen.prepare()
+        with self._lock:
+            chosen = self._chosen
+        chosen.prepare()
+        self._table.prepare()
 
     def _fail(self, error: Exception) -> None:
         """Show one sentence, and log where it came from; neither holds a secret."""
@@ -559,10 +568,10 @@ class ReviewForm(anywidget.AnyWidget):
         """Return what a row is to this person and run: ticked or not, and what became of it."""
         key = row.key
         work, outcome = self._at_work, self._outcome(key)
-        choosable = first and self.stage == CHOOSE and not row.refusal and key in self._order and key == clean(key)
+        can_go = first and row.role == "candidate" and not row.refusal
         return {
-            "selected": first and not row.refusal and key in self._chosen.keys,
-            "choosable": choosable,
+            "selected": can_go and self._selection is not None and key in self._selection.keys,
+            "choosable": can_go and self.stage == CHOOSE and key == clean(key),
             "outcome": self._outcome_text(key) or ("under way…" if work and key == work.current else ""),
             "detail": clean(outcome.detail, TEXT_SENT) if outcome else "",
         }
@@ -694,13 +703,6 @@ def _user() -> str:
         return clean(getpass.getuser(), 200)
     except (OSError, KeyError, ImportError):  # a container without a name for its user
         return ""
-
-
-def _safe(keys: list[str]) -> list[str]:
-    """Return the keys that the page can show as they are: no other can have been looked at."""
-    # Asked of all at once first, for a hundred thousand are selected with one click.
-    joined = "/".join(keys)
-    return keys if clean(joined, len(joined)) == joined else [key for key in keys if key == clean(key)]
 
 
 def review(plan: Plan, cleaner: Cleaner, *, page_size: int = 25) -> ReviewForm:

@@ -128,6 +128,19 @@ class Listing:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def keys(self) -> list[str]:
+        """The key of each group's first row."""
+        return [row.key for row in self.rows]
+
+    @cached_property
+    def selectable(self) -> frozenset[str]:
+        """The keys of the groups that can be selected: candidates whose key a page can show as it is."""
+        found = frozenset(key for key, row in zip(self.keys, self.rows, strict=True) if row.role == "candidate")
+        # Asked of all at once first, for there may be a hundred thousand.
+        joined = "/".join(found)
+        return found if clean(joined, len(joined)) == joined else frozenset(key for key in found if key == clean(key))
+
     def places(self, look: Look, outcome_of: Callable[[str], str]) -> list[int]:
         """Return the places of the groups that match, in order. Those without a value come last either way.
 

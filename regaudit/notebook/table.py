@@ -66,8 +66,7 @@ class Table:
         """Look at another plan, from its beginning."""
         first, along = grouped(plan.rows)
         self._sections = {ROWS: Listing(first, along, self._now), REFUSED: Listing(plan.refused, {}, self._now)}
-        self._group_of = {m.row.key: place for place, row in enumerate(first) for m in along.get(row.key, ())}
-        self._group_of |= {row.key: place for place, row in enumerate(first)}
+        self._places_of: dict[str, int] | None = None
         self._parts = _parts_of(plan, along)
         self._ordered: list[int] | None = None
         self._names_due = True
@@ -130,7 +129,7 @@ class Table:
 
     def _open(self, message: Mapping[str, Any]) -> Look:
         key = message.get("key")
-        if not isinstance(key, str) or key not in self._group_of:
+        if not isinstance(key, str) or key not in self._group_of():
             raise UsageError(f"{clean(key, 120)!r} is not a row of this plan")
         if message.get("whole") is True:
             return replace(self.look, whole=self.look.whole ^ {key})
@@ -152,14 +151,14 @@ class Table:
 
     def follow(self, key: str) -> None:
         """Turn to the page where a row is, as long as a person has not chosen what to see."""
-        place = self._group_of.get(key)
+        place = self._group_of().get(key)
         if place is not None and not self.look.column and not self.look.filter and self.look.section == ROWS:
             self.look = replace(self.look, page=place // self._page_size)
 
     # -- what is in view ----------------------------------------------------------------------
 
     def matching(self) -> list[str]:
-        """Return the keys of all groups that match, in order, on this page and on others.
+        """Return the keys of all groups that match and can be selected, in order, on this page and on others.
 
         Raises
         ------
@@ -168,8 +167,21 @@ class Table:
         """
         if self.look.section != ROWS:
             raise UsageError("refused rows cannot be selected")
-        rows = self._sections[ROWS].rows
-        return [rows[place].key for place in self._places()]
+        keys, selectable = self._sections[ROWS].keys, self._sections[ROWS].selectable
+        return [keys[place] for place in self._places() if keys[place] in selectable]
+
+    def prepare(self) -> None:
+        """Build what the first click would have to wait for; may run beside everything else."""
+        _ = self._sections[ROWS].selectable
+
+    def _group_of(self) -> dict[str, int]:
+        """Return in which group each row is."""
+        if self._places_of is None:
+            listing = self._sections[ROWS]
+            self._places_of = {key: place for place, key in enumerate(listing.keys)}
+            for key, members in listing.along.items():
+                self._places_of |= {member.row.key: self._places_of[key] for member in members}
+        return self._places_of
 
     def view(self, personal: Personal) -> dict[str, Any]:
         """Return all that the page needs to show the table.
