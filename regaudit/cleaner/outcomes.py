@@ -123,7 +123,7 @@ class Run:
     planned: tuple[str, ...] = ()
     by: str = ""
     taken_at: str = ""
-    undone: str = ""
+    undone: str = field(default="", compare=False)  # said beside the run: it is the same one before and after
 
     @property
     def left(self) -> tuple[str, ...]:
