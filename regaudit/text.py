@@ -181,6 +181,31 @@ def parse_duration(value: str | timedelta) -> timedelta:
     return duration
 
 
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
+
+
+def parse_bytes(value: str) -> int:
+    """Return a number of bytes typed as ``"10 MiB"``, ``"10M"`` (the same), ``"10 MB"`` (ten million) or ``"1500"``.
+
+    Raises
+    ------
+    UsageError
+        Where it is no size; the message shows one that is.
+
+    Examples
+    --------
+    >>> parse_bytes("1.5 KiB"), parse_bytes("2k"), parse_bytes("2 kB"), parse_bytes("700")
+    (1536, 2048, 2000, 700)
+    """
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise UsageError(f"{clean(value, 80)!r} is not a size: write '10 MiB', '1.5G' or a number of bytes")
+    decimal = (match[3] or "").lower() == "b"
+    power = " kmgtp".index(match[2].lower() or " ")
+    unit: int = (1000 if decimal else 1024) ** power
+    return round(float(match[1]) * unit)
+
+
 def parse_time(text: object) -> datetime | None:
     """Return an RFC 3339 time as UTC with microseconds, or None where it is none."""
     if not isinstance(text, str) or not 10 <= len(text) <= 64:

@@ -7,6 +7,7 @@ machine only; every other request is aborted.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -20,7 +21,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-STARTUP_SECONDS = 60.0
+# Starting a server, a kernel or a page takes some seconds, and twenty times as long on a machine that is busy with other tests.
+STARTUP_SECONDS = 120.0
 ACTION_MS = 30_000.0
 CHROMIUM_OPTIONS = (
     "--headless=new",
@@ -43,6 +45,7 @@ SERVER_OPTIONS = (
     "--LabApp.expose_app_in_browser=True",
     "--LabApp.news_url=None",
     "--LabApp.extension_manager=readonly",
+    "--JupyterNotebookApp.expose_app_in_browser=True",
 )
 KERNEL_IS_IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
@@ -54,7 +57,9 @@ def chromium() -> str | None:
 
 def missing() -> str:
     """Return what the browser tests would need and do not find, or nothing."""
-    packages = [name for name in ("playwright", "jupyterlab", "ipykernel") if importlib.util.find_spec(name) is None]
+    packages = [
+        name for name in ("playwright", "jupyterlab", "notebook", "ipykernel") if importlib.util.find_spec(name) is None
+    ]
     return ", ".join([*packages, *([] if chromium() else ["chromium"])])
 
 
@@ -97,6 +102,10 @@ class Lab:
             self.close()
             raise
 
+    def read(self, name: str) -> Any:
+        """Return a notebook as it was saved last."""
+        return json.loads((self.folder / name).read_text())
+
     def close(self) -> None:
         """End the server, which ends its kernels."""
         self._process.terminate()
@@ -119,20 +128,48 @@ class Lab:
 
 
 class Notebook:
-    """A notebook open in a page of JupyterLab."""
+    """A notebook open in a page of JupyterLab, or of Notebook 7.
 
-    def __init__(self, page: Any, lab: Lab, name: str) -> None:
-        self.page, self.name = page, name
-        page.goto(f"{lab.url}/lab/workspaces/{Path(name).stem}/tree/{name}?reset")
-        page.wait_for_function(KERNEL_IS_IDLE, timeout=STARTUP_SECONDS * 1000)
+    Parameters
+    ----------
+    classic : bool
+        Whether to open it in Notebook 7, which the same server offers.
+    """
+
+    def __init__(self, page: Any, lab: Lab, name: str, *, classic: bool = False) -> None:
+        self.page, self.name, self._classic = page, name, classic
+        self.open(lab)
+
+    def open(self, lab: Lab) -> None:
+        """Show it, with the kernel that it has had or another one."""
+        place = f"lab/workspaces/{Path(self.name).stem}/tree/{self.name}?reset"
+        self.page.goto(f"{lab.url}/{f'notebooks/{self.name}' if self._classic else place}")
+        self.page.wait_for_function(KERNEL_IS_IDLE, timeout=STARTUP_SECONDS * 1000)
+
+    def form(self, source: str | None = None) -> Any:
+        """Run all cells, the first of them with another source where one is given, and return the form that they show.
+
+        The kernel stays the same: what took seconds to import is there.
+        """
+        self.command("notebook:clear-all-cell-outputs")
+        self.page.wait_for_function("document.querySelector('.regaudit') === null")
+        if source is not None:
+            self.page.evaluate(
+                "text => window.jupyterapp.shell.currentWidget.content.model.cells.get(0).sharedModel.setSource(text)",
+                source,
+            )
+        self.command("notebook:run-all-cells")
+        self.page.wait_for_function(
+            "document.querySelector('.regaudit tbody tr:not([hidden])') || document.querySelector('.jp-RenderedText[data-mime-type*=stderr]')",
+            timeout=STARTUP_SECONDS * 1000,  # a kernel's first cell imports pandas and more
+        )
+        form = self.page.locator(".regaudit")
+        assert form.count() == 1, self.page.locator(".jp-OutputArea").all_text_contents()
+        return form
 
     def command(self, name: str, **arguments: Any) -> None:
         """Carry out a command of JupyterLab and wait until it is done."""
         self.page.evaluate("([name, args]) => window.jupyterapp.commands.execute(name, args)", [name, arguments])
-
-    def run_all(self) -> None:
-        """Run all cells."""
-        self.command("notebook:run-all-cells")
 
     def save(self) -> None:
         """Save the notebook."""

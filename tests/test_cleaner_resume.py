@@ -208,3 +208,27 @@ def test_the_command_line_says_after_which_run_it_goes_on(shop):
     made = shop.plan("a")
     first = shop.execute(made)
     assert f"goes on after {first.id}" in str(shop.execute(made))
+
+
+def test_a_deletion_that_was_cut_off_is_found_without_its_plan_until_something_else_happens(shop):
+    for name in ("a", "b", "c", "keep"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b", "c")
+    assert shop.cleaner.interrupted_run() is None
+    run = stopped_after(shop, made, 1)
+    found = shop.cleaner.interrupted_run()
+    assert (found.id, found.by, found.taken_at) == (run.id, made.approval.by, made.taken_at)
+    assert found.planned == tuple(row.key for row in made.rows)
+    assert found.left == found.planned[1:]
+    assert shop.cleaner.last_run(made).undone == ""
+    undo = shop.cleaner.undo(run)
+    assert shop.cleaner.last_run(made).undone == undo.id
+    assert shop.cleaner.interrupted_run() is None
+    assert shop.execute(made).left == ()
+
+
+def test_a_cleaner_knows_whether_its_journal_is_in_use(shop):
+    assert not shop.cleaner.busy
+    with shop.cleaner.journal.locked():
+        assert shop.cleaner.busy
+    assert not shop.cleaner.busy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -15,14 +16,17 @@ import pandas as pd
 import pytest
 from builders import Build, days_before
 
+from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.outcomes import Outcome, Run
 from regaudit.cleaner.plan import Plan, plan
 from regaudit.cleaner.rows import PlanRow
 from regaudit.errors import PlanError, RegistryError, UsageError
+from regaudit.inventory.collect import collect
 from regaudit.notebook.form import ReviewForm, review
 
 REGISTRY = "registry:5000"
 PATIENCE = 10.0
+_JOURNALS = itertools.count()
 
 
 class FakeCleaner:
@@ -30,7 +34,7 @@ class FakeCleaner:
 
     def __init__(self, last: Run | None = None) -> None:
         self.registry = SimpleNamespace(host=REGISTRY)
-        self.journal = SimpleNamespace(path=Path("state") / "journal.sqlite")
+        self.journal = SimpleNamespace(path=Path("state") / f"{next(_JOURNALS)}" / "journal.sqlite")
         self.last = last
         self.executed: list[Plan] = []
         self.undone: list[Run] = []
@@ -65,6 +69,11 @@ class FakeCleaner:
     def last_run(self, plan: Plan) -> Run | None:
         return self.last if self.last and self.last.plan_hash == plan.hash else None
 
+    def interrupted_run(self) -> Run | None:
+        return self.last if self.last and self.last.stopped else None
+
+    busy = False
+
 
 def outcome_of(row: PlanRow, word: str) -> Outcome:
     return Outcome(row.key, row.repository, row.digest, row.tags, row.action, word, f"it was {word}")
@@ -76,6 +85,7 @@ class Page:
     def __init__(self, form: ReviewForm) -> None:
         self.form = form
         self.views: list[dict[str, Any]] = []
+        self.others: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         form.send = self._take
         self.ask("hello")
@@ -84,7 +94,7 @@ class Page:
 
     def _take(self, view: dict[str, Any], buffers: Any = None) -> None:
         with self._changed:
-            self.views.append(view)
+            (self.views if view["type"] == "view" else self.others).append(view)
             self._changed.notify_all()
 
     @property
@@ -187,6 +197,90 @@ def test_the_reason_is_searched_too():
     assert open_page(plan(made.snapshot, frame)).ask("filter", text="alpha")["matching"] == 2
 
 
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({"text": "v0[0-4][02468]$", "regex": True}, 25),
+        ({"text": "^team/app1:v00", "regex": True}, 5),
+        ({"text": "^app1", "regex": True}, 0),
+        ({"repository": "app1"}, 30),
+        ({"repository": "team/*"}, 60),
+        ({"repository": "*"}, 0),
+        ({"age": "50d"}, 11),
+        ({"age": "<50d"}, 49),
+        ({"size": "<1010"}, 0),
+        ({"size": "2050"}, 10),
+        ({"repository": "app0", "age": "50d", "text": "v05"}, 5),
+    ],
+)
+def test_conditions_narrow_the_rows_together(fields, count):
+    assert open_page(many(60)).ask("filter", **fields)["matching"] == count
+
+
+def test_what_is_not_known_is_neither_old_nor_young_neither_large_nor_small():
+    build = Build(REGISTRY).image("a", tags=["kept"]).image("a", tags=["odd"], layers={"x": None})
+    page = open_page(plan(build.snapshot(), ["a:odd"]))
+    for fields in ({"age": "1d"}, {"age": "<1d"}):
+        assert page.ask("filter", **fields)["matching"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"text": "v(", "regex": True}, "no regular expression"),
+        ({"text": "(?=v)", "regex": True}, "no regular expression"),
+        ({"age": "old"}, "not a duration"),
+        ({"size": "big"}, "not a size"),
+        ({"repository": "Team*!"}, "not a pattern"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_says_so_and_matches_nothing(fields, told):
+    page = open_page(many(3))
+    view = page.ask("filter", **fields)
+    assert told in view["filter_error"]
+    assert view["matching"] == 0
+    assert page.ask("select_filtered")["totals"]["rows"] == 0
+    assert page.ask("filter", text="", regex=False, age="", size="", repository="")["matching"] == 3
+
+
+def test_a_regular_expression_that_would_take_others_for_ever_takes_its_length():
+    build = Build(REGISTRY).image("a", tags=["kept"]).image("a", tags=["a" * 120])
+    page = open_page(plan(build.snapshot(), [f"a:{'a' * 120}"]))
+    assert page.ask("filter", text="(a+)+$", regex=True)["matching"] == 1
+    assert page.ask("filter", text="(a*)*b$", regex=True)["matching"] == 0
+
+
+def test_a_child_is_found_by_its_digest_and_shows_its_index():
+    made = tangled()
+    child = next(row for row in made.rows if row.role == "child")
+    assert open_page(made).ask("filter", text=str(child.digest))["rows"][0]["tags"] == ["1.0", "old"]
+
+
+def test_columns_are_chosen_and_the_name_of_a_row_is_always_there():
+    page = open_page(many(3))
+    assert page.ask("columns", columns=["frees", "nonsense", 7])["columns"] == ["tags", "frees"]
+    assert "list of names" in page.ask("columns", columns="tags")["error"]
+
+
+def test_what_goes_along_is_hidden_and_shown_row_by_row_or_for_all():
+    page = open_page(tangled())
+    key, generation = page.keys[0], page.view["generation"]
+    assert len(page.ask("open", key=key)["rows"]) == 1
+    assert len(page.ask("open", key=key)["rows"]) == 4
+    assert len(page.ask("along", shown=False)["rows"]) == 1
+    assert len(page.ask("open", key=key)["rows"]) == 4
+    assert page.view["generation"] == generation, "a tick of what is in view still counts"
+    assert "not a row" in page.ask("open", key="nonsense")["error"]
+
+
+def test_of_many_that_go_along_a_few_are_shown_until_more_are_asked_for():
+    build = Build(REGISTRY).image("web", tags=["kept"])
+    build.index("web", tags=["1"], platforms={f"linux/p{number}": {f"l{number}": 1} for number in range(20)})
+    page = open_page(plan(build.snapshot(), ["web:1"]))
+    assert (len(page.view["rows"]), page.view["rows"][-1]["more"]) == (7, 14)
+    assert len(page.ask("open", key=page.keys[0], whole=True)["rows"]) == 21
+
+
 @pytest.mark.parametrize("column", ["repository", "tags", "digest", "age", "size", "reason", "along", "outcome"])
 def test_every_column_sorts_both_ways(column):
     page = open_page(tangled())
@@ -208,12 +302,14 @@ def test_sorting_by_age_puts_the_youngest_first_and_the_unknown_last():
     assert tags == [["young", "middle", "old", "unknown"], ["old", "middle", "young", "unknown"]]
 
 
-def test_a_row_tells_its_aliases_and_what_goes_along():
-    (row,) = open_page(tangled()).view["rows"]
-    assert row["tags"] == ["1.0", "old"]
-    assert row["along"]["summary"] == "2 children, 1 referrer"
-    assert sorted(text.split()[0] for text in row["along"]["rows"]) == ["child", "child", "referrer"]
-    assert row["digest_full"].startswith(row["digest"])
+def test_a_row_tells_its_aliases_and_what_goes_along_stands_below_it():
+    first, *below = open_page(tangled()).view["rows"]
+    assert first["tags"] == ["1.0", "old"]
+    assert first["along"] == "2 children, 1 referrer"
+    assert [row["role"] for row in below] == ["linux/arm64", "linux/amd64", "signature"]
+    assert {row["depth"] for row in below} == {1}
+    assert not any(row["choosable"] for row in below)
+    assert first["digest_full"].startswith(first["digest"])
 
 
 def test_refused_rows_stand_apart_with_why_and_cannot_be_selected():
@@ -290,6 +386,23 @@ def test_select_all_takes_what_is_filtered_on_all_pages_and_nothing_else():
     assert page.ask("clear")["totals"]["rows"] == 0
 
 
+def test_a_range_is_what_lies_between_in_the_order_of_the_view_on_other_pages_too():
+    page = open_page(many(60), page_size=10)
+    first = page.ask("sort", column="tags", descending=True)["rows"][3]["key"]
+    last = page.ask("page", page=2)["rows"][1]["key"]
+    page.ask("set_range", key=last, to=first, selected=True)
+    assert sorted(key.partition("@")[0] for key in page.form.selected) == ["team/app0"] * 10 + ["team/app1"] * 9
+    assert page.ask("set_range", key=first, to=last, selected=False)["totals"]["rows"] == 0
+
+
+def test_a_range_of_which_an_end_is_filtered_out_selects_nothing():
+    page = open_page(many(60))
+    hidden = page.keys[0]
+    page.ask("filter", text="app1")
+    assert "filtered out" in page.ask("set_range", key=hidden, to=page.keys[3], selected=True)["error"]
+    assert page.form.selected == []
+
+
 def test_the_totals_count_what_goes_along():
     page = open_page(tangled())
     totals = page.ask("set", key=page.keys[0], selected=True)["totals"]
@@ -338,7 +451,7 @@ def test_the_review_shows_the_exact_plan_and_asks_for_its_number_of_digests():
     assert page.view["review"]["phrase"] == "delete 4"
     assert page.view["review"]["title"].startswith("4 digests with 3 tags would go")
     assert len(page.view["rows"]) == 4
-    assert sum("child of sha256:" in row["with"] for row in page.view["rows"]) == 2
+    assert [row["role"] for row in page.view["rows"]] == ["", "linux/arm64", "linux/amd64", "signature"]
 
 
 def test_the_review_tells_what_of_the_selection_is_refused_before_anything_is_confirmed():
@@ -423,7 +536,7 @@ def test_deleting_carries_out_exactly_what_was_reviewed():
     page.delete(typed=" Delete  4 ")
     view = page.until("done")
     (executed,) = cleaner.executed
-    assert [row.key for row in executed.rows] == shown
+    assert sorted(row.key for row in executed.rows) == sorted(shown)
     assert (executed.approval.by, executed.approval.reason) == ("Ada", "full")
     assert view["progress"]["deleted"] == "4 deleted"
     assert [row["outcome"] for row in view["rows"]] == ["deleted"] * 4
@@ -459,7 +572,7 @@ def test_outcomes_are_shown_as_they_come():
     deadline = time.monotonic() + PATIENCE
     while page.ask("look")["progress"]["done"] < 3 and time.monotonic() < deadline:
         pass
-    assert [row["outcome"] for row in page.view["rows"]] == ["deleted"] * 3 + [""] * 2
+    assert [row["outcome"] for row in page.view["rows"]] == ["deleted"] * 3 + ["under way…", ""]
     assert len(page.form.outcomes) == 3
     for _ in range(5):
         gate.release()
@@ -504,7 +617,7 @@ def test_an_error_in_the_middle_loses_nothing_and_can_be_undone(caplog):
     assert view["error"] == "ZeroDivisionError: <b>oops</b>"
     assert "ZeroDivisionError" in caplog.text
     assert view["progress"]["deleted"] == "2 deleted"
-    assert view["undo"] == {"armed": False, "count": 2}
+    assert view["undo"] == {"armed": False, "count": 2, "run": "run-1"}
 
 
 def test_a_page_that_cannot_be_told_does_not_end_the_deletion(caplog):
@@ -524,6 +637,99 @@ def test_a_page_that_cannot_be_told_does_not_end_the_deletion(caplog):
     assert len(page.form.run.outcomes) == 5
 
 
+def test_a_paused_deletion_begins_no_row_until_it_is_resumed():
+    cleaner, gate = FakeCleaner(), threading.Semaphore(0)
+    cleaner.gate = gate.release
+    page = reviewed(many(5), cleaner)
+    work = {}
+    taken = page._take
+
+    def pause_at_the_first(view: dict[str, Any], buffers: Any = None) -> None:
+        taken(view, buffers)
+        if view["stage"] == "deleting" and not work:
+            work["paused"] = True
+            page.form._deletion.pause()
+
+    page.form.send = pause_at_the_first
+    page.delete()
+    assert page.ask("look")["progress"]["paused"]
+    assert gate.acquire(timeout=0) is False, "the first row has not been left"
+    assert not page.ask("resume")["progress"]["paused"]
+    assert page.until("done")["progress"]["deleted"] == "5 deleted"
+
+
+def test_stop_ends_a_paused_deletion():
+    cleaner = FakeCleaner()
+    page = reviewed(many(5), cleaner)
+    gate = threading.Event()
+    cleaner.gate = lambda: gate.wait(PATIENCE)
+    page.delete()
+    page.ask("pause")
+    page.ask("stop")
+    gate.set()
+    assert page.until("done")["progress"]["stopped"]
+
+
+def test_another_form_over_the_same_journal_shows_the_deletion_under_way_and_can_stop_it():
+    made, cleaner, gate = many(5), FakeCleaner(), threading.Event()
+    cleaner.gate = lambda: gate.wait(PATIENCE)
+    first = reviewed(made, cleaner)
+    first.delete()
+    second = open_page(made, cleaner)
+    assert second.view["stage"] == "deleting"
+    assert len(second.view["rows"]) == 5
+    second.ask("stop")
+    gate.set()
+    assert second.until("done")["progress"]["stopped"]
+    assert len(cleaner.executed) == 1
+
+
+def test_outcomes_become_a_file_that_is_safe_in_a_spreadsheet(tmp_path):
+    page = deleted(FakeCleaner())
+    assert page.ask("csv")["error"] == ""
+    (sent,) = page.others
+    assert sent["name"] == "regaudit-outcomes-run-1.csv"
+    text = page.form.save_outcomes(tmp_path / "outcomes.csv").read_text()
+    assert text.count("deleted") == 10, "the word and the sentence of each row"
+    assert "there are no outcomes yet" in open_page(many(3)).ask("csv")["error"]
+
+
+# -- one image ---------------------------------------------------------------------------------
+
+
+def test_details_are_sent_when_they_are_asked_for_and_are_words():
+    page = open_page(tangled())
+    generation = page.view["generation"]
+    page.ask("details", key=page.keys[0])
+    (image,) = page.others
+    facts = dict(map(tuple, image["facts"]))
+    assert image["title"] == f"{REGISTRY}/web:1.0"
+    assert facts["tags"] == "1.0, old"
+    assert {section["name"] for section in image["sections"]} >= {"platforms", "referrers", "timeline"}
+    assert page.view["generation"] == generation
+    platforms = next(section for section in image["sections"] if section["name"] == "platforms")
+    digest = platforms["rows"][0][platforms["headings"].index("digest")]
+    page.ask("details", key=page.keys[0], digest=digest)
+    layers = next(section for section in page.others[-1]["sections"] if section["name"] == "layers")
+    assert "shared with" in layers["headings"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"key": "nonsense"}, {"key": None}, {"digest": "sha256:" + "0" * 64}, {"digest": "x"}]
+)
+def test_details_of_what_is_not_there_are_a_sentence(fields):
+    page = open_page(many(3))
+    assert page.ask("details", **({"key": page.keys[0]} | fields))["error"]
+    assert page.others == []
+
+
+def test_details_of_a_refused_row_are_there_too():
+    page = open_page(tangled())
+    page.ask("section", section="refused")
+    page.ask("details", key=page.keys[0])
+    assert len(page.others) == 1
+
+
 # -- undoing -----------------------------------------------------------------------------------
 
 
@@ -538,7 +744,7 @@ def deleted(cleaner: FakeCleaner) -> Page:
 def test_undo_takes_two_clicks():
     cleaner = FakeCleaner()
     page = deleted(cleaner)
-    assert page.view["undo"] == {"armed": False, "count": 5}
+    assert page.view["undo"] == {"armed": False, "count": 5, "run": "run-1"}
     stale = page.view["generation"]
     assert page.ask("undo")["undo"]["armed"]
     assert cleaner.undone == []
@@ -567,7 +773,7 @@ def test_an_undo_that_did_not_work_can_be_tried_again():
     page.ask("undo")
     page.ask("undo", sure=True)
     page.form.wait(PATIENCE)
-    assert page.until("done")["undo"] == {"armed": False, "count": 5}
+    assert page.until("done")["undo"] == {"armed": False, "count": 5, "run": "run-1"}
 
 
 def test_where_nothing_went_there_is_nothing_to_undo():
@@ -594,6 +800,74 @@ def test_a_new_form_for_a_plan_that_ran_says_so_and_offers_undo_and_deletes_noth
     assert again.until("done")["progress"]["restored"] == "5 restored"
     assert len(cleaner.executed) == 1
     assert again.form.run.id == "run-1"
+
+
+def stopped_after(made: Plan, cleaner: FakeCleaner, count: int, **about: Any) -> None:
+    """Leave a run of the whole plan in the journal that was cut off after some rows."""
+    final = made.select(row.key for row in made.rows if row.role == "candidate")
+    outcomes = tuple(outcome_of(row, "deleted") for row in final.rows[:count])
+    keys = tuple(row.key for row in final.rows)
+    run = Run("run-0", final.hash, "delete", outcomes, stopped=True, planned=keys, by="Ada", taken_at=made.taken_at)
+    cleaner.last = replace(run, **about)
+
+
+def test_what_a_restart_has_cut_off_is_offered_to_go_on_with_and_confirmed_again():
+    made, cleaner = many(5), FakeCleaner()
+    stopped_after(made, cleaner, 2)
+    page = open_page(made, cleaner)
+    assert "2 of 5 rows are done in run run-0" in page.view["notice"]
+    assert "approved by Ada" in page.view["notice"]
+    assert page.view["continue"] == "Go on with the 3 rows that are left"
+    view = page.ask("continue")
+    assert view["stage"] == "review"
+    assert "goes on with it" in view["notice"]
+    assert cleaner.executed == [], "nothing goes before it is confirmed"
+    page.delete()
+    page.until("done")
+    assert cleaner.executed[0].hash == cleaner.last.plan_hash
+
+
+def test_over_a_new_audit_only_what_is_left_is_selected():
+    made, cleaner = many(5), FakeCleaner()
+    stopped_after(made, cleaner, 2, taken_at="another", plan_hash="another")
+    page = open_page(made, cleaner)
+    page.ask("continue")
+    assert len(page.form.selected) == 3
+    assert "goes on with it" not in page.view["notice"], "it is a deletion of its own"
+
+
+@pytest.mark.parametrize("about", [{"undone": "run-9"}, {"stopped": False}])
+def test_a_run_that_was_undone_or_has_ended_is_not_gone_on_with(about):
+    made, cleaner = many(5), FakeCleaner()
+    stopped_after(made, cleaner, 2, **about)
+    cleaner.last = replace(cleaner.last, plan_hash=made.hash)
+    page = open_page(made, cleaner)
+    assert page.view["continue"] == ""
+    assert "nothing was done" in page.ask("continue", generation=-1)["error"]
+    assert "no deletion to go on with" in page.ask("continue")["error"]
+
+
+def test_a_run_that_another_process_carries_out_can_be_neither_undone_nor_gone_on_with():
+    made, cleaner = many(5), FakeCleaner()
+    cleaner.busy = True
+    stopped_after(made, cleaner, 2)
+    page = open_page(made, cleaner)
+    assert "another kernel or process" in page.view["notice"]
+    assert (page.view["continue"], page.view["undo"]) == ("", None)
+
+
+def test_a_stopped_deletion_is_gone_on_with_from_the_same_form():
+    made, cleaner = many(5), FakeCleaner()
+    page = reviewed(made, cleaner)
+    gate = threading.Event()
+    cleaner.gate = lambda: gate.wait(PATIENCE)
+    page.delete()
+    page.ask("stop")
+    gate.set()
+    page.until("done")
+    cleaner.last = page.form.run = replace(page.form.run, planned=tuple(row.key for row in made.rows))
+    assert page.ask("look")["continue"].startswith("Go on with")
+    assert page.ask("continue")["review"]["phrase"] == "delete 5"
 
 
 def test_displaying_a_form_again_starts_nothing():
@@ -628,3 +902,63 @@ def test_a_page_size_that_is_none_is_refused(size):
 
 def test_the_journal_is_named():
     assert Path(open_page(many(3)).view["journal"]).name == "journal.sqlite"
+
+
+# -- with a cleaner that deletes -----------------------------------------------------------------
+
+
+def cut_off_after_the_first_row(form: ReviewForm) -> None:
+    """Have a deletion end as one does whose kernel goes: nobody is told."""
+
+    def hear() -> None:
+        form._deletion.stop()
+
+    form._hear = hear
+
+
+def test_what_one_form_leaves_undone_another_goes_on_with_by_the_journal_and_undoes(registry, tmp_path):
+    snapshot = collect(registry, "web/*", progress=False)
+    before = set(registry.repository("web/frontend").tags())
+    names = [f"web/frontend:{tag}" for tag in sorted(before)[:6]]
+    with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
+        page = open_page(plan(snapshot, names), cleaner)
+        page.ask("select_filtered")
+        page.ask("review")
+        cut_off_after_the_first_row(page.form)
+        page.delete()
+        assert page.form.wait(PATIENCE)
+    with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
+        made = plan(snapshot, names)
+        page = open_page(made, cleaner)
+        assert f"1 of {len(made.rows)} rows are done" in page.view["notice"]
+        page.ask("continue")
+        assert "goes on with it" in page.view["notice"]
+        page.delete()
+        view = page.until("done")
+        assert view["progress"]["deleted"] == f"{len(made.rows) - 1} deleted, 1 deleted before"
+        page.form.wait(PATIENCE)
+        page.ask("undo")
+        page.ask("undo", sure=True)
+        page.form.wait(PATIENCE)
+        assert page.until("done")["progress"]["restored"] == f"{len(made.rows)} restored"
+    assert set(registry.repository("web/frontend").tags()) == before
+
+
+def test_over_a_new_audit_after_a_restart_what_is_left_is_offered(registry, tmp_path):
+    names = [f"web/frontend:{tag}" for tag in sorted(registry.repository("web/frontend").tags())[:6]]
+    with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
+        page = open_page(plan(collect(registry, "web/*", progress=False), names), cleaner)
+        page.ask("select_filtered")
+        page.ask("review")
+        cut_off_after_the_first_row(page.form)
+        page.delete()
+        page.form.wait(PATIENCE)
+        gone = set(page.form._deletion.outcomes)
+    with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
+        snapshot = collect(registry, "web/*", progress=False)
+        known = set(snapshot.tags["tag"])
+        page = open_page(plan(snapshot, [name for name in names if name.partition(":")[2] in known]), cleaner)
+        page.ask("continue")
+        assert page.view["stage"] == "review"
+        assert gone.isdisjoint(page.form.selected)
+        assert len(page.form.selected) == len(page.view["rows"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +18,11 @@ from regaudit.cleaner.backup import Backup, KeptReport, Restoring, back_up
 from regaudit.cleaner.execution import Execution
 from regaudit.cleaner.freed import Freed, freed_by
 from regaudit.cleaner.journal import Journal
-from regaudit.cleaner.outcomes import Report, Run, recorded_run
+from regaudit.cleaner.outcomes import Report, Run, planned_key, recorded_run
 from regaudit.cleaner.plan import Plan
-from regaudit.cleaner.rows import PlanRow
 from regaudit.cleaner.undo import Restoration
 from regaudit.client.registry import Registry
-from regaudit.errors import PlanError
+from regaudit.errors import JournalError, PlanError
 from regaudit.text import clean
 
 
@@ -197,10 +197,32 @@ class Cleaner:
         A selection is known by its snapshot and by a row that it has in common with the plan.
         """
         keys = {row.key for row in plan.rows}
+        undone: dict[str, str] = {}
         for started in reversed(self.journal.runs()):
             if _executed(started.data, plan, keys):
-                return self.run(started.run)
+                return replace(self.run(started.run), undone=undone.get(started.run, ""))
+            undone.setdefault(str(started.data.get("undoes", "")), started.run)
         return None
+
+    def interrupted_run(self) -> Run | None:
+        """Return the newest deletion of this registry in the journal if it did not come to its end, or None.
+
+        It was stopped, or its process was killed; or it is still under way, in this process or another (`busy`).
+        """
+        started = [e for e in self.journal.runs() if e.data.get("registry") == self.registry.host]
+        if not started or started[-1].data.get("kind") != "delete":
+            return None
+        run = self.run(started[-1].run)
+        return run if run.stopped else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run has the journal just now, in this process or another."""
+        try:
+            with self.journal.locked():
+                return False
+        except JournalError:
+            return True
 
     def _check_registry(self, plan: Plan) -> None:
         if plan.registry != self.registry.host:
@@ -227,15 +249,11 @@ def _executed(started: dict[str, Any], plan: Plan, keys: set[str]) -> bool:
     """Return whether a run deleted rows of a plan."""
     if started.get("kind") != "delete" or started.get("registry") != plan.registry:
         return False
-    if started.get("plan_hash") == plan.hash:  # all that a journal of before `taken_at` was recorded can tell
-        return True
-    if started.get("taken_at") != plan.taken_at:
-        return False
-    return any(_key(fields) in keys for fields in started.get("rows", ()))
-
-
-def _key(row: dict[str, Any]) -> str:
-    return PlanRow(row["repository"], row["digest"], tuple(row["tags"]), row["action"]).key
+    if (
+        "taken_at" not in started
+    ):  # all that a journal of before it was recorded can tell; a large plan's hash takes long
+        return bool(started.get("plan_hash") == plan.hash)
+    return started["taken_at"] == plan.taken_at and any(planned_key(row) in keys for row in started.get("rows", ()))
 
 
 __all__ = ["Cleaner"]

@@ -107,6 +107,15 @@ class Selection:
         self._alone: dict[tuple[str, str], int] = {}
         self._digests = self._tags = 0
 
+    def selectable(self, key: str) -> bool:
+        """Return whether a key is that of a candidate row."""
+        return key in self._rows
+
+    def prepare(self) -> None:
+        """Build what the first click would have to wait for; may run beside everything else."""
+        for repository in {row.repository for row in tuple(self._rows.values())}:
+            self._graph.repository(repository)
+
     def set(self, key: str, *, selected: bool) -> None:
         """Select or deselect a candidate row; raises `UsageError` for a key that is none."""
         self.set_many((key,), selected=selected)
@@ -128,14 +137,20 @@ class Selection:
         added: list[tuple[str, str]] = []
         discarded: list[tuple[str, str]] = []
         for row in map(self._rows.__getitem__, turned):
+            name = (row.repository, str(row.digest))
             if row.action != DELETE_MANIFEST:
                 self._tags += 1 if selected else -1
-            elif (row.repository, str(row.digest)) not in done:
-                component = self._graph.repository(row.repository).component(str(row.digest))
+            elif not (graph := self._graph.repository(row.repository)).is_tied(name[1]):
+                # Nothing goes along and nothing holds it: that it may go was decided when the plan was made.
+                (added if selected else discarded).append(name)
+                self._tags += len(row.tags) if selected else -len(row.tags)
+            elif name not in done:
+                component = graph.component(name[1])
                 done.update((row.repository, digest) for digest in component)
                 after, before = self._redecide(row.repository, component)
                 added += after
                 discarded += before
+        self._digests += len(added) - len(discarded)
         self._bytes.change(added, discarded)
 
     @property
@@ -163,7 +178,6 @@ class Selection:
         # Without its index or its subject, a digest may have to stay, and then its tags go alone.
         alone = sum(_may_go_alone(c, decision.refused.get(str(c.digest)), self._options) for c in condemned)
         gone, back = after - before, before - after
-        self._digests += len(gone) - len(back)
         self._tags += sum(len(graph.tags_of.get(d, ())) for d in gone) - sum(
             len(graph.tags_of.get(d, ())) for d in back
         )

@@ -19,7 +19,7 @@ import pandas as pd
 
 from regaudit.cleaner.garbage import ENABLE_DELETION, advice
 from regaudit.cleaner.journal import Entry, Journal
-from regaudit.cleaner.rows import DELETE_MANIFEST
+from regaudit.cleaner.rows import DELETE_MANIFEST, PlanRow
 from regaudit.client.exchange import Response, error_of
 from regaudit.errors import (
     AccessDenied,
@@ -105,6 +105,12 @@ class Run:
         Earlier executions of the same plan, oldest first, which it goes on with.
     advice : str
         Of a deletion that left bytes to collect: what to type for them to come back.
+    planned : tuple of str
+        The keys of the rows that a deletion was to try, in order.
+    by, taken_at : str
+        Who approved a deletion, and when the snapshot behind its plan was taken.
+    undone : str
+        The last undo of it, where that was looked for (`Cleaner.last_run`).
     """
 
     id: str
@@ -114,6 +120,16 @@ class Run:
     stopped: bool = False
     resumes: tuple[str, ...] = ()
     advice: str = ""
+    planned: tuple[str, ...] = ()
+    by: str = ""
+    taken_at: str = ""
+    undone: str = field(default="", compare=False)  # said beside the run: it is the same one before and after
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The planned rows of which it is not known that they are done, in order: what going on would be about."""
+        done = {outcome.key for outcome in self.outcomes if outcome.outcome in SETTLED}
+        return tuple(key for key in self.planned if key not in done)
 
     @property
     def ok(self) -> bool:
@@ -315,7 +331,15 @@ def recorded_run(journal: Journal, name: str) -> Run:
         stopped=stopped,
         resumes=tuple(started.get("resumes", ())),
         advice=_advice(started, entries, outcomes.values()),
+        planned=tuple(planned_key(row) for row in started.get("rows", ())),
+        by=(started.get("approval") or {}).get("by", ""),
+        taken_at=started.get("taken_at", ""),
     )
+
+
+def planned_key(row: dict[str, Any]) -> str:
+    """Return the key of a row of a plan as the journal has it."""
+    return PlanRow(row["repository"], row["digest"], tuple(row["tags"]), row["action"]).key
 
 
 def _advice(started: dict[str, Any], entries: list[Entry], outcomes: Iterable[Outcome]) -> str:

@@ -285,6 +285,10 @@ class Plan:
             "bounds": list(self.bounds),
         }
 
+    def check_snapshot(self) -> None:
+        """Raise `PlanError` unless the plan has the snapshot that it was made of, which choosing among its rows needs."""
+        self._snapshot()
+
     def _snapshot(self) -> Snapshot:
         if self.snapshot is None:
             raise PlanError("the plan's snapshot is needed for this: Plan.load(path, snapshot=Snapshot.load(folder))")

@@ -40,6 +40,7 @@ _DEEPEST = 8
 _SHOWN_ROWS = 60
 _LONGEST_CELL = 300
 _NEAR_NAMES = 5
+_NAMED_SHARERS = 3
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,7 +67,8 @@ class ImageDetails:
         As the config names it.
     layers : pandas.DataFrame
         In order: position, digest, media_type, size_bytes, manifest_count and repository_count (who
-        holds it, this image included), created_by (the line of the history that made it).
+        holds it, this image included), shared_with (the same in words: how many other manifests of this
+        repository, and which other repositories), created_by (the line of the history that made it).
     history : pandas.DataFrame
         In order: created, created_by, comment, empty_layer, position (of the layer it made), size_bytes.
     platforms : pandas.DataFrame
@@ -163,8 +165,8 @@ class ImageDetails:
         }
         return {heading: clean(text, 600) for heading, text in lines.items() if text is not None}
 
-    def _sections(self) -> dict[str, tuple[list[str], list[list[str]]]]:
-        """Return each table that is not empty as headings and texts."""
+    def sections(self) -> dict[str, tuple[list[str], list[list[str]]]]:
+        """Return each table that is not empty as headings and texts, by its name; labels and settings as key and value."""
         pairs = {"labels": self.labels, "annotations": self.annotations, "settings": self.settings}
         sections = {
             name: (["key", "value"], [[clean(key, 200), _cell("", value)] for key, value in sorted(mapping.items())])
@@ -181,7 +183,7 @@ class ImageDetails:
         lines = self.summary()
         width = max(map(len, lines))
         text = [f"{heading:<{width}}  {value}" for heading, value in lines.items()]
-        for name, (headings, rows) in self._sections().items():
+        for name, (headings, rows) in self.sections().items():
             text += ["", name, *_aligned(headings, rows[:_SHOWN_ROWS])]
             text += [f"and {len(rows) - _SHOWN_ROWS:,} more"] if len(rows) > _SHOWN_ROWS else []
         return "\n".join(text)
@@ -191,7 +193,7 @@ class ImageDetails:
 
     def _repr_html_(self) -> str:
         parts = [html_summary(self.summary())]
-        for name, (headings, cells) in self._sections().items():
+        for name, (headings, cells) in self.sections().items():
             listed: list[list[object]] = [list(row) for row in cells[:_SHOWN_ROWS]]
             more = f"<p>and {len(cells) - _SHOWN_ROWS:,} more</p>" if len(cells) > _SHOWN_ROWS else ""
             parts.append(
@@ -270,7 +272,16 @@ def _without_manifest(snapshot: Snapshot, repository: str, row: pd.DataFrame) ->
 
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "layers": ("position", "digest", "media_type", "size_bytes", "manifest_count", "repository_count", "created_by"),
+    "layers": (
+        "position",
+        "digest",
+        "media_type",
+        "size_bytes",
+        "manifest_count",
+        "repository_count",
+        "shared_with",
+        "created_by",
+    ),
     "history": ("created", "created_by", "comment", "empty_layer", "position", "size_bytes"),
     "platforms": ("position", "platform", "role", "digest", "kind", "created", "content_bytes", "read"),
     "referrers": ("digest", "kind", "artifact_type", "tag", "via", "content_bytes"),
@@ -368,8 +379,22 @@ class _View:
                 "size_bytes": layers["size_bytes"],
                 "manifest_count": digest.map(held["manifest_digest"]).astype("Int64"),
                 "repository_count": digest.map(held["repository"]).astype("Int64"),
+                "shared_with": digest.map(self._sharers(edges)).astype("string"),
             }
         ).reset_index(drop=True)
+
+    def _sharers(self, edges: pd.DataFrame) -> dict[str, str]:
+        """Return who else holds each digest: other manifests here, counted, and other repositories by name."""
+        each = edges.drop_duplicates().astype("object")
+        sharers = {}
+        for digest, held in each.groupby("digest"):
+            here = int((held["repository"] == self.repository).sum()) - 1
+            others = sorted(set(held["repository"]) - {self.repository})
+            named = [f"{here:,} more here"] if here > 0 else []
+            named += others[:_NAMED_SHARERS]
+            named += [f"{len(others) - _NAMED_SHARERS:,} more repositories"] if len(others) > _NAMED_SHARERS else []
+            sharers[str(digest)] = clean(", ".join(named), _LONGEST_CELL)
+        return sharers
 
     def _platforms(self) -> pd.DataFrame:
         mine = self.children[self.children["index_digest"] == self.digest].sort_values("position")

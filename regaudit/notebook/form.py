@@ -1,54 +1,72 @@
 """The review form: a thin view over a `Plan`, driving a `Cleaner`.
 
-Everything that matters is here, in Python: which rows there are, their order, what is selected, what
-was confirmed. The page holds the rows in view and nothing else. It asks by custom messages, which
+Everything that matters is in Python: which rows there are, their order, what is selected, what was
+confirmed. The page holds the rows in view and nothing else. It asks by custom messages, which
 name a row by its key and carry the generation of the view that the person looked at, and each is
 answered with the whole view anew. No row is ever in a synced trait, because those are saved with
 the notebook.
 
+Here are the messages and the stages. What a person looks at is a `regaudit.notebook.table.Table`, what is
+done to the registry a `regaudit.notebook.work.Work`; texts are made in `regaudit.notebook.wording`.
+
 A form is at one stage at a time::
 
-    choose ⇄ review → deleting → done ⇄ undoing
+    choose ⇄ review ⇄ deleting → done ⇄ undoing
 """
 
 from __future__ import annotations
 
 import getpass
 import logging
+import tempfile
 import threading
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
 import pandas as pd
+from IPython.core.getipython import get_ipython
 
 from regaudit.cleaner.outcomes import UNDOABLE
 from regaudit.cleaner.plan import Plan
-from regaudit.cleaner.rows import DELETE_TAG, PlanRow
+from regaudit.cleaner.rows import PlanRow
 from regaudit.errors import RegauditError, UsageError
-from regaudit.text import clean, escape, human_age, human_bytes, isoformat, parse_time, redact
+from regaudit.inventory.spreadsheet import write_csv
+from regaudit.notebook.table import Table
+from regaudit.notebook.wording import (
+    TEXT_SENT,
+    counted,
+    details_of,
+    earlier_text,
+    name_of,
+    phrase_of,
+    words_of,
+)
+from regaudit.notebook.work import DELETING, UNDOING, Work
+from regaudit.text import clean, escape, human_bytes, parse_time, redact
 
 if TYPE_CHECKING:
     from regaudit.cleaner.cleaner import Cleaner
+    from regaudit.cleaner.decide import Selection
     from regaudit.cleaner.outcomes import Outcome, Run
 
 _log = logging.getLogger("regaudit.notebook")
 
-CHOOSE, REVIEW, DELETING, DONE, UNDOING = "choose", "review", "deleting", "done", "undoing"
-ROWS, REFUSED = "rows", "refused"
+CHOOSE, REVIEW, DONE = "choose", "review", "done"
 
-# What a person can take in, and what keeps a hostile row from filling the page.
-_TAGS_SENT = 100
-_ALONG_SENT = 25
 _REFUSALS_SENT = 20
-_TEXT_SENT = 300
 _MAX_PAGE = 200
+# Some sentences, with a command to type.
+_ADVICE_SENT = 1000
+# A notebook server passes messages on whole; what is larger is written from a cell.
+_LARGEST_FILE = 16 << 20
 # Ten views a second are as many as people see; more would only fill the connection.
 _SECONDS_BETWEEN_VIEWS = 0.1
 
@@ -68,148 +86,6 @@ _STAGE_TEXTS: Mapping[str, str] = {
 _ANY = frozenset(_STAGE_TEXTS)
 _RUNNING = frozenset({DELETING, UNDOING})
 _STILL = _ANY - _RUNNING
-
-
-class _Refusal(UsageError):
-    """A message from the page that is not carried out."""
-
-
-# -- what is looked at -----------------------------------------------------------------------
-
-
-_SORT_KEYS: Mapping[str, Callable[[PlanRow], Any]] = {
-    "repository": lambda row: row.repository,
-    "tags": lambda row: row.tags or None,
-    "digest": lambda row: row.digest,
-    "age": lambda row: row.created,
-    "size": lambda row: row.content_bytes,
-    "reason": lambda row: row.detail or row.reason or None,
-}
-_COLUMNS = frozenset({*_SORT_KEYS, "along", "outcome"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What the person looks at: a section, a filter, an order and a page."""
-
-    section: str = ROWS
-    filter: str = ""
-    column: str = ""
-    descending: bool = False
-    page: int = 0
-
-
-class _Section:
-    """Some rows of a plan, to be searched and sorted. What that needs is built when first needed."""
-
-    def __init__(self, rows: Sequence[PlanRow], along: Mapping[str, Sequence[PlanRow]]) -> None:
-        self.rows = rows
-        self._along = along
-        self._texts: list[str] = []
-        self._ranks: dict[str, list[Any]] = {}
-
-    def places(self, look: _Look, outcome_of: Callable[[str], str]) -> list[int]:
-        """Return the places of the rows that match, in order. Rows without a value come last either way."""
-        words = look.filter.casefold().split()
-        found = (
-            [place for place, text in enumerate(self._searched()) if all(word in text for word in words)]
-            if words
-            else None
-        )
-        places: Iterable[int] = range(len(self.rows)) if found is None else found
-        if not look.column:
-            return list(places)
-        ranks = self._ranked(look.column, outcome_of)
-        # The youngest was created last.
-        reverse = look.descending != (look.column == "age")
-        known = sorted((p for p in places if ranks[p] is not None), key=ranks.__getitem__, reverse=reverse)
-        return known + [p for p in places if ranks[p] is None]
-
-    def _ranked(self, column: str, outcome_of: Callable[[str], str]) -> list[Any]:
-        if column == "outcome":
-            return [outcome_of(row.key) or None for row in self.rows]
-        if column not in self._ranks:
-            key = _SORT_KEYS.get(column, self._count_along)
-            self._ranks[column] = [key(row) for row in self.rows]
-        return self._ranks[column]
-
-    def _count_along(self, row: PlanRow) -> int:
-        return len(self._along.get(row.key, ()))
-
-    def _searched(self) -> list[str]:
-        if not self._texts:
-            self._texts = [
-                f"{row.repository} {' '.join(row.tags)} {row.digest or ''} {row.reason} {row.detail}".casefold()
-                for row in self.rows
-            ]
-        return self._texts
-
-
-def _going_along(rows: Iterable[PlanRow]) -> dict[str, list[PlanRow]]:
-    """Return, for each candidate, the rows whose chain of ``because`` leads to it."""
-    along: dict[str, list[PlanRow]] = {}
-    because = {row.key: row.because for row in rows if row.because is not None}
-    for row in rows if because else ():
-        if row.because is None:
-            continue
-        top, seen = row.because, {row.key}
-        while top in because and top not in seen:
-            seen.add(top)
-            top = str(because[top])
-        along.setdefault(top, []).append(row)
-    return along
-
-
-# -- how a row is put into words ---------------------------------------------------------------
-
-
-def _short(digest: str | None) -> str:
-    return clean(digest[: digest.find(":") + 13], 80) if digest else ""
-
-
-def _short_key(key: str | None) -> str:
-    return _short(key.rpartition("@")[2]) if key and "@" in key else clean(key or "", 80)
-
-
-def _tag_text(row: PlanRow, limit: int = 5) -> str:
-    shown = ", ".join(row.tags[:limit])
-    return clean(f"{shown} and {len(row.tags) - limit} more" if len(row.tags) > limit else shown, _TEXT_SENT)
-
-
-def _name(row: PlanRow) -> str:
-    return clean(f"{row.repository} {_tag_text(row) or _short(row.digest)}", _TEXT_SENT)
-
-
-def _along_texts(rows: Sequence[PlanRow]) -> dict[str, Any]:
-    roles = Counter(row.role for row in rows)
-    plural = {"child": "children", "referrer": "referrers"}
-    counted = [f"{count} {role if count == 1 else plural.get(role, role)}" for role, count in sorted(roles.items())]
-    texts = [f"{row.role} {_short(row.digest)} {_tag_text(row)}".strip() for row in rows[:_ALONG_SENT]]
-    return {"summary": ", ".join(counted), "rows": texts, "more": len(rows) - len(texts)}
-
-
-def _words(outcome: str) -> str:
-    return clean(outcome.replace("_", " "), 80)
-
-
-def _counted(outcomes: Iterable[Outcome]) -> str:
-    counts = Counter(outcome.outcome for outcome in outcomes)
-    return ", ".join(f"{count:,} {_words(word)}" for word, count in counts.most_common()) or "nothing"
-
-
-def _phrase(plan: Plan) -> str:
-    """Return what a person types to confirm: the number of digests, or of tags where only tags go."""
-    return f"delete {plan.digests}" if plan.digests else f"untag {plan.tags}"
-
-
-def _user() -> str:
-    try:
-        return clean(getpass.getuser(), 200)
-    except (OSError, KeyError, ImportError):  # a container without a name for its user
-        return ""
-
-
-# -- the form --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,29 +124,29 @@ class ReviewForm(anywidget.AnyWidget):
         self.run: Run | None = None
         self.undo_run: Run | None = None
         self.stage = CHOOSE
-        self._plan, self._cleaner, self._page_size = plan, cleaner, page_size
+        self._plan, self._cleaner = plan, cleaner
         self._now = parse_time(plan.taken_at)
-        self._chosen = plan.selection()
-        self._order = {row.key: place for place, row in enumerate(plan.rows) if row.role == "candidate"}
+        self._selection: Selection | None = None
+        plan.check_snapshot()  # says at once that there is none
         self._final: Plan | None = None
         self._previous: Run | None = None
-        self._deleted: dict[str, Outcome] = {}
-        self._restored: dict[str, Outcome] = {}
-        self._expected = 0
+        self._busy = False
+        self._deletion: Work | None = None
+        self._undoing: Work | None = None
         self._armed = False
         self._error = ""
         self._generation = 1
-        self._look = _Look()
-        self._ordered: list[int] | None = None
-        self._stop = threading.Event()
-        self._worker: threading.Thread | None = None
+        self._table = Table(plan, self._now, page_size, self._outcome_text)
+        self._following = False
         self._lookup: threading.Thread | None = None
         self._shown_at = 0.0
         # Messages of one form arrive on different threads, and the worker is one more.
         self._lock = threading.RLock()
-        self._totals = {"rows": 0, "digests": 0, "tags": 0, "bytes": human_bytes(0)}
-        self._open_plan(plan, [row for row in plan.rows if row.role == "candidate"])
+        self._totals: dict[str, Any] = {"rows": 0, "digests": 0, "tags": 0, "bytes": human_bytes(0)}
+        self._title = clean(plan.headline(), TEXT_SENT)
         self.on_msg(self._receive)
+        self._take_up(Work.under_way(cleaner))
+        _replace_forms_of_cell(self)
 
     # -- for the cells that follow ------------------------------------------------------------
 
@@ -278,7 +154,8 @@ class ReviewForm(anywidget.AnyWidget):
     def selected(self) -> list[str]:
         """The keys of the selected rows, in the order of the plan."""
         with self._lock:
-            return sorted(self._chosen.keys, key=self._order.__getitem__)
+            chosen = self._selection.keys if self._selection is not None else set()
+            return [row.key for row in self._plan.rows if row.key in chosen] if chosen else []
 
     @property
     def outcomes(self) -> pd.DataFrame:
@@ -286,15 +163,31 @@ class ReviewForm(anywidget.AnyWidget):
         with self._lock:
             if self.run is not None:
                 return self.run.frame()
-            records = [{name: getattr(o, name) for name in _OUTCOME_COLUMNS} for o in self._deleted.values()]
-        return pd.DataFrame(records, columns=list(_OUTCOME_COLUMNS))
+            done = list(self._deletion.outcomes.values()) if self._deletion else []
+        return pd.DataFrame(
+            [{name: getattr(outcome, name) for name in _OUTCOME_COLUMNS} for outcome in done],
+            columns=list(_OUTCOME_COLUMNS),
+        )
+
+    def save_outcomes(self, path: str | Path) -> Path:
+        """Write what became of each row, of the deletion and of its undo, as CSV that is safe in a spreadsheet.
+
+        Raises
+        ------
+        UsageError
+            Nothing was deleted yet.
+        """
+        runs = [run for run in (self.run, self.undo_run) if run is not None]
+        if not runs:
+            raise UsageError("there are no outcomes yet: they are there once a deletion has ended")
+        return write_csv(pd.concat([run.frame().assign(run=run.id, kind=run.kind) for run in runs]), Path(path))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no deletion or undo is running, at most `timeout` seconds; return whether that is so."""
-        worker = self._worker
-        if worker is not None:
-            worker.join(timeout)
-        return worker is None or not worker.is_alive()
+        work = self._undoing or self._deletion
+        if work is not None:
+            work.join(timeout)
+        return work is None or not work.alive
 
     def __repr__(self) -> str:
         return f"<ReviewForm of {clean(self._plan.registry, 80)}: {self._title}>"
@@ -323,16 +216,16 @@ class ReviewForm(anywidget.AnyWidget):
                 self._act(content)
             self._show(answer=content.get("id"))
         if content.get("do") == "hello":
-            self._look_for_previous()
+            self._prepare()
 
     def _act(self, message: Message) -> None:
         command = self._commands.get(str(message.get("do")))
         if command is None:
-            raise _Refusal(f"the form has no command {clean(message.get('do'), 40)!r}")
+            raise UsageError(f"the form has no command {clean(message.get('do'), 40)!r}")
         if command.fresh and message.get("generation") != self._generation:
-            raise _Refusal("nothing was done, because the view had changed meanwhile: look again")
+            raise UsageError("nothing was done, because the view had changed meanwhile: look again")
         if self.stage not in command.stages:
-            raise _Refusal(f"nothing was done, because that cannot be done now: {_STAGE_TEXTS[self.stage]}")
+            raise UsageError(f"nothing was done, because that cannot be done now: {_STAGE_TEXTS[self.stage]}")
         command.act(self, message)
 
     @contextmanager
@@ -351,47 +244,47 @@ class ReviewForm(anywidget.AnyWidget):
 
     # -- looking ------------------------------------------------------------------------------
 
-    def _do_nothing(self, _message: Message) -> None:
+    def _do_hello(self, _message: Message) -> None:
+        self._table.repeat_names()
+
+    def _do_look(self, _message: Message) -> None:
         pass  # the answer is the view
 
-    def _do_filter(self, message: Message) -> None:
-        self._look_at(replace(self._look, filter=str(message.get("text", ""))[:_TEXT_SENT], page=0))
-
-    def _do_sort(self, message: Message) -> None:
-        column = str(message.get("column") or "")
-        if column and column not in _COLUMNS:
-            raise _Refusal(f"there is no column {clean(column, 40)!r}")
-        self._look_at(replace(self._look, column=column, descending=bool(message.get("descending")), page=0))
-
-    def _do_page(self, message: Message) -> None:
-        page = message.get("page")
-        if not isinstance(page, int):
-            raise _Refusal("a page is a number")
-        self._look_at(replace(self._look, page=max(0, page)))
-
-    def _do_section(self, message: Message) -> None:
-        if message.get("section") not in self._sections:
-            raise _Refusal("there is no such section")
-        self._look_at(replace(self._look, section=str(message["section"]), page=0))
-
-    def _look_at(self, look: _Look) -> None:
-        if look != self._look:
-            self._look = look
-            self._ordered = None
+    def _do_table(self, message: Message) -> None:
+        if self._table.ask(message):
+            self._following = False
             self._turn()
 
-    def _open_plan(self, plan: Plan, rows: Sequence[PlanRow]) -> None:
-        """Let the person look at some rows of a plan, and at what it refuses."""
-        self._along = _going_along(plan.rows)
-        self._sections = {ROWS: _Section(rows, self._along), REFUSED: _Section(plan.refused, {})}
-        self._title = clean(plan.headline(), _TEXT_SENT)
-        self._ordered = None
-        self._look = replace(self._look, section=ROWS, filter="", page=0)
+    def _do_details(self, message: Message) -> None:
+        """Answer with one image, beside the view: it is sent when it is asked for, and kept nowhere."""
+        row = self._known(message.get("key"))
+        digest = message.get("digest")
+        if isinstance(digest, str):
+            name = f"{row.repository}@{digest}"
+        else:
+            name = f"{row.repository}:{row.tags[0]}" if row.tags else f"{row.repository}@{row.digest}"
+        assert self._plan.snapshot is not None  # noqa: S101 -- or there would be no selection
+        image = details_of(self._plan.snapshot.image(name))
+        about = {
+            "type": "details",
+            "answer": message.get("id"),
+            "key": clean(row.key),
+            "inner": isinstance(digest, str),
+        }
+        self.send(about | image)
 
-    def _places(self) -> list[int]:
-        if self._ordered is None or self._look.column == "outcome":
-            self._ordered = self._sections[self._look.section].places(self._look, self._outcome_text)
-        return self._ordered
+    def _known(self, key: object) -> PlanRow:
+        if not isinstance(key, str) or key not in self._by_key:
+            raise UsageError(f"{clean(key, 120)!r} is not a row of this plan")
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> dict[str, PlanRow]:
+        return {row.key: row for row in (*self._plan.refused, *self._plan.rows)}
+
+    def _open_plan(self, plan: Plan) -> None:
+        self._table.open(plan)
+        self._title = clean(plan.headline(), TEXT_SENT)
 
     # -- choosing -----------------------------------------------------------------------------
 
@@ -399,21 +292,34 @@ class ReviewForm(anywidget.AnyWidget):
         self._chosen.set(self._candidate(message.get("key")), selected=message.get("selected") is True)
         self._count()
 
-    def _do_select_filtered(self, _message: Message) -> None:
-        if self._look.section != ROWS:
-            raise _Refusal("refused rows cannot be selected")
-        rows = self._sections[ROWS].rows
-        keys = (rows[place].key for place in self._places())
-        self._chosen.set_many([key for key in keys if key == clean(key)], selected=True)
+    def _do_set_range(self, message: Message) -> None:
+        """Select from one row to another, as the person sees them: on other pages too."""
+        ends = [self._candidate(message.get(end)) for end in ("key", "to")]
+        seen = self._table.matching()
+        places = sorted(seen.index(key) for key in ends if key in seen)
+        if len(places) < 2:
+            raise UsageError("nothing was done, because one end of the range is filtered out: tick a row first")
+        self._chosen.set_many(seen[places[0] : places[1] + 1], selected=message.get("selected") is True)
         self._count()
 
+    def _do_select_filtered(self, _message: Message) -> None:
+        self._chosen.set_many(self._table.matching(), selected=True)
+        self._count()
+
+    @property
+    def _chosen(self) -> Selection:
+        # Made when first needed: of a large plan it takes longer than showing it does.
+        if self._selection is None:
+            self._selection = self._plan.selection()
+        return self._selection
+
     def _do_clear(self, _message: Message) -> None:
-        self._chosen = self._plan.selection()
+        self._chosen.set_many(tuple(self._chosen.keys), selected=False)
         self._count()
 
     def _candidate(self, key: object) -> str:
-        if not isinstance(key, str) or key not in self._order:
-            raise _Refusal(f"{clean(key, 120)!r} is not a row of this plan that can be selected")
+        if not isinstance(key, str) or not self._chosen.selectable(key):
+            raise UsageError(f"{clean(key, 120)!r} is not a row of this plan that can be selected")
         return key
 
     def _count(self) -> None:
@@ -422,156 +328,211 @@ class ReviewForm(anywidget.AnyWidget):
             "rows": len(chosen.keys),
             "digests": chosen.digests,
             "tags": chosen.tags,
-            "bytes": self._plan.bytes_text(chosen.bytes),
+            "bytes": self._plan.bytes_text(chosen.bytes) if chosen.keys else human_bytes(0),
         }
 
     # -- reviewing ----------------------------------------------------------------------------
 
     def _do_review(self, _message: Message) -> None:
         if not self._chosen.keys:
-            raise _Refusal("nothing is selected: tick the rows to delete first")
+            raise UsageError("nothing is selected: tick the rows to delete first")
         final = self._plan.select(self._chosen.keys)
         if not final.rows:
             details = "; ".join(dict.fromkeys(row.detail for row in final.refused[:3]))
-            raise _Refusal(f"nothing of the selection can be deleted: {clean(details, _TEXT_SENT)}")
+            raise UsageError(f"nothing of the selection can be deleted: {clean(details, TEXT_SENT)}")
         self._final = final
         self._previous = self._cleaner.last_run(final) or self._previous
-        self._open_plan(final, final.rows)
+        self._open_plan(final)
         self._turn(REVIEW)
 
     def _do_back(self, _message: Message) -> None:
         self._final = None
-        self._open_plan(self._plan, [row for row in self._plan.rows if row.role == "candidate"])
+        self._open_plan(self._plan)
         self._turn(CHOOSE)
+
+    def _do_continue(self, message: Message) -> None:
+        """Take up what a run left undone: it is reviewed and confirmed like any other deletion."""
+        run = self._open_run()
+        if run is None:
+            raise UsageError("there is no deletion to go on with")
+        if self.stage == DONE and self._final is not None:
+            self._previous = run
+            self._open_plan(self._final)
+            self._turn(REVIEW)
+            return
+        # The same plan goes on where that run was, and so has all of its rows; another one has what is left.
+        wanted = run.planned if run.taken_at == self._plan.taken_at else run.left
+        keys = [key for key in wanted if self._chosen.selectable(key)]
+        if not keys:
+            raise UsageError("nothing of what that run left undone is a candidate of this plan: it may be gone by now")
+        self._do_clear(message)
+        self._chosen.set_many(keys, selected=True)
+        self._count()
+        self._do_review(message)
+
+    def _open_run(self) -> Run | None:
+        """Return the run to go on with, or None."""
+        run = self.run if self.stage == DONE else self._previous
+        if run is None or not run.stopped or not run.left or run.undone or self._busy or self.undo_run is not None:
+            return None
+        return run
 
     # -- deleting -----------------------------------------------------------------------------
 
     def _do_delete(self, message: Message) -> None:
         final = self._final
         if final is None:
-            raise _Refusal("there is nothing to confirm: press Review deletion first")
-        if " ".join(str(message.get("typed", "")).split()).casefold() != _phrase(final):
-            raise _Refusal(f"nothing was deleted: to confirm, type exactly {_phrase(final)}")
+            raise UsageError("there is nothing to confirm: press Review deletion first")
+        if " ".join(str(message.get("typed", "")).split()).casefold() != phrase_of(final):
+            raise UsageError(f"nothing was deleted: to confirm, type exactly {phrase_of(final)}")
         if not (by := str(message.get("by", "")).strip()):
-            raise _Refusal("nothing was deleted: an approval names who approves")
+            raise UsageError("nothing was deleted: an approval names who approves")
         approved = final.approve(by=by, reason=str(message.get("reason", "")))
-        self._expected, self._armed = len(approved.rows), False
-        self._start(DELETING, lambda: self._delete(approved))
-
-    def _delete(self, approved: Plan) -> None:
-        failed = False
-        try:
-            run: Run | None = self._cleaner.execute(approved, progress=self._note_deleted, stop=self._stop)
-        except Exception as error:  # noqa: BLE001 - it is shown in the form, and logged there
-            failed = True
-            self._fail(error)
-            run = self._recorded(approved)
-        with self._lock:
-            self.run = run
-            self._deleted |= {outcome.key: outcome for outcome in run.outcomes} if run else {}
-        self._finish(REVIEW if failed and not self._deleted else DONE)
-
-    def _recorded(self, approved: Plan) -> Run | None:
-        """Return what a failed run did, from the journal: it can be undone from there."""
-        try:
-            return self._cleaner.last_run(approved) if self._deleted else None
-        except Exception as error:  # noqa: BLE001 - the first failure is the one to show
-            _log.warning("the journal cannot be read after a failed run", exc_info=error)
-            return None
-
-    def _note_deleted(self, outcome: Outcome) -> None:
-        with self._lock:
-            self._deleted[outcome.key] = outcome
-            self._show_soon()
+        self._previous = self.run or self._previous
+        self._armed, self.run, self.undo_run, self._undoing = False, None, None, None
+        self._deletion = Work(DELETING, self._cleaner, approved)
+        self._begin(self._deletion)
 
     def _do_stop(self, _message: Message) -> None:
-        self._stop.set()
+        if work := self._at_work:
+            work.stop()
+
+    def _do_pause(self, _message: Message) -> None:
+        if work := self._at_work:
+            work.pause()
+
+    def _do_resume(self, _message: Message) -> None:
+        if work := self._at_work:
+            work.resume()
+
+    @property
+    def _at_work(self) -> Work | None:
+        return {DELETING: self._deletion, UNDOING: self._undoing}.get(self.stage)
 
     # -- undoing ------------------------------------------------------------------------------
 
     def _do_undo(self, message: Message) -> None:
         run = self._undoable()
         if run is None:
-            raise _Refusal("there is nothing to undo")
+            raise UsageError("there is nothing to undo")
         if not (self._armed and message.get("sure") is True):
             self._armed = True
             self._turn()
             return
         self._armed, self.run, self.undo_run = False, run, None
-        self._deleted, self._restored = {outcome.key: outcome for outcome in run.outcomes}, {}
-        self._expected = sum(outcome.outcome in UNDOABLE for outcome in run.outcomes)
-        self._start(UNDOING, lambda: self._undo(run))
+        self._undoing = Work(UNDOING, self._cleaner, self._final or self._plan, run)
+        self._begin(self._undoing)
 
     def _do_keep(self, _message: Message) -> None:
         self._armed = False
         self._turn()
 
-    def _undo(self, run: Run) -> None:
-        try:
-            undone: Run | None = self._cleaner.undo(run, progress=self._note_restored, stop=self._stop)
-        except Exception as error:  # noqa: BLE001 - it is shown in the form, and logged there
-            undone = None
-            self._fail(error)
-        with self._lock:
-            self.undo_run = undone
-        self._finish(DONE)
-
-    def _note_restored(self, outcome: Outcome) -> None:
-        with self._lock:
-            self._restored[outcome.key] = outcome
-            self._show_soon()
-
     def _undoable(self) -> Run | None:
         """Return the run that Undo would put back: the one of this form, or else an earlier one of the same plan or a part of it."""
         run = self.run or self._previous
-        if run is None or self.stage in _RUNNING or not any(o.outcome in UNDOABLE for o in run.outcomes):
+        if run is None or self.stage in _RUNNING or self._busy or not any(o.outcome in UNDOABLE for o in run.outcomes):
             return None
         undo = self.undo_run
         whole = undo is not None and not undo.stopped and all(o.outcome in _UNDONE for o in undo.outcomes)
         return None if whole else run
 
-    def _look_for_previous(self) -> None:
-        """Ask the journal, beside the page, whether this plan or a part of it already ran: its hash takes a while to compute."""
+    # -- at work ------------------------------------------------------------------------------
+
+    def _begin(self, work: Work) -> None:
+        work.tell(self._hear)
+        self._following = work.kind == DELETING
+        self._turn(work.kind)
+        work.start()
+
+    def _take_up(self, work: Work | None) -> None:
+        """Show what is under way already: the cell was run again while it lasts."""
+        if work is None or work.plan.registry != self._plan.registry:
+            return
+        with self._lock:
+            if work.kind == DELETING:
+                self._deletion, self._final, self._following = work, work.plan, True
+            else:
+                self._undoing, self.run = work, work.deleted
+            self._open_plan(work.plan)
+            self._turn(work.kind)
+        work.tell(self._hear)
+        self._hear()  # it may have ended just now, with nobody told
+
+    def _hear(self) -> None:
+        """Note that something has happened: called by the thread at work, after each outcome and at the end."""
+        with self._lock:
+            work = self._at_work
+            if work is None:
+                return
+            if not work.alive:
+                self._end(work)
+                self._show()
+            # What is left out here is shown by the next view: while a run lasts, the page asks for one each second.
+            elif time.monotonic() - self._shown_at >= _SECONDS_BETWEEN_VIEWS:
+                self._show()
+
+    def _end(self, work: Work) -> None:
+        if work.error is not None:
+            self._fail(work.error)
+        if work.kind == DELETING:
+            self.run = work.run
+        else:
+            self.undo_run = work.run
+        self._following = False
+        nothing_done = work.kind == DELETING and work.error is not None and not work.outcomes
+        self._turn(REVIEW if nothing_done else DONE)
+
+    # -- what the journal tells ---------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Do beside the page what takes a while: ask the journal for earlier runs, and make the first click quick."""
         with self._lock:
             if self._lookup is not None:
                 return
-            self._lookup = threading.Thread(target=self._find_previous, name="regaudit-last-run", daemon=True)
+            self._lookup = threading.Thread(target=self._look_back, name="regaudit-last-run", daemon=True)
         self._lookup.start()
 
-    def _find_previous(self) -> None:
+    def _look_back(self) -> None:
         try:
-            found = self._cleaner.last_run(self._plan)
+            found = self._cleaner.last_run(self._plan) or self._cleaner.interrupted_run()
+            busy = found is not None and found.stopped and self.stage not in _RUNNING and self._cleaner.busy
         except Exception as error:  # noqa: BLE001 - it is shown in the form, and logged there
             self._fail(error)
-            found = None
+            found, busy = None, False
         with self._lock:
-            self._previous = self._previous or found
+            self._previous, self._busy = self._previous or found, busy
             if found is not None or self._error:
                 self._show()
-
-    # -- the worker ---------------------------------------------------------------------------
-
-    def _start(self, stage: str, work: Callable[[], None]) -> None:
-        self._stop.clear()
-        self._turn(stage)
-        self._worker = threading.Thread(target=work, name=f"regaudit-{stage}", daemon=True)
-        self._worker.start()
-
-    def _finish(self, stage: str) -> None:
         with self._lock:
-            self._ordered = None
-            self._turn(stage)
-            self._show()
+            chosen = self._chosen
+        chosen.prepare()
+        self._table.prepare()
 
     def _fail(self, error: Exception) -> None:
         """Show one sentence, and log where it came from; neither holds a secret."""
         told = str(error) if isinstance(error, RegauditError) else f"{type(error).__name__}: {error}"
         with self._lock:
-            self._error = redact(told, _TEXT_SENT * 2)
-        if isinstance(error, _Refusal):
+            self._error = redact(told, TEXT_SENT * 2)
+        if isinstance(error, UsageError):
             return
         trace = [redact(line) for part in traceback.format_exception(error) for line in part.splitlines()]
         _log.warning("the review form of %s failed\n%s", clean(self._plan.registry, 80), "\n".join(trace))
+
+    # -- a file -------------------------------------------------------------------------------
+
+    def _do_csv(self, message: Message) -> None:
+        """Answer with the outcomes as a file, beside the view."""
+        with tempfile.TemporaryDirectory() as folder:
+            content = self.save_outcomes(Path(folder) / "outcomes.csv").read_bytes()
+        if len(content) > _LARGEST_FILE:
+            raise UsageError(
+                f"the file has {human_bytes(len(content))}, too much for a download: "
+                "name the form and write form.save_outcomes('outcomes.csv') in a cell"
+            )
+        run = self.run or self.undo_run
+        name = f"regaudit-outcomes-{clean(run.id if run else '', 60)}.csv"
+        about = {"type": "file", "answer": message.get("id"), "name": name, "media_type": "text/csv;charset=utf-8"}
+        self.send(about, [content])
 
     # -- the view -----------------------------------------------------------------------------
 
@@ -582,17 +543,9 @@ class ReviewForm(anywidget.AnyWidget):
         except Exception:  # noqa: BLE001 - a page that cannot be told must not end a deletion that goes well
             _log.exception("the review form could not be shown")
 
-    def _show_soon(self) -> None:
-        # What is left out here is shown by the next view: while a run lasts, the page asks for one each second.
-        if time.monotonic() - self._shown_at >= _SECONDS_BETWEEN_VIEWS:
-            self._show()
-
     def _view(self, answer: object) -> dict[str, Any]:
-        places = self._places()
-        last = max(0, (len(places) - 1) // self._page_size)
-        page = min(self._look.page, last)
-        shown = places[page * self._page_size : (page + 1) * self._page_size]
-        rows = self._sections[self._look.section].rows
+        if self._following and (work := self._at_work):
+            self._table.follow(work.current)
         return {
             "type": "view",
             "answer": answer,
@@ -601,53 +554,45 @@ class ReviewForm(anywidget.AnyWidget):
             "registry": clean(self._plan.registry, 200),
             "title": self._title,
             "journal": clean(self._cleaner.journal.path, 1000),
-            "section": self._look.section,
-            "counts": {name: len(section.rows) for name, section in self._sections.items()},
-            "filter": clean(self._look.filter, _TEXT_SENT),
-            "column": self._look.column,
-            "descending": self._look.descending,
-            "page": page,
-            "pages": last + 1,
-            "page_size": self._page_size,
-            "matching": len(places),
-            "rows": [self._row(rows[place]) for place in shown],
+            **self._table.view(self._personal),
             "totals": self._totals,
             "review": self._review_view(),
             "progress": self._progress_view(),
             "undo": self._undo_view(),
             "notice": self._notice(),
+            "continue": self._continue_text(),
             "error": self._error,
         }
 
-    def _row(self, row: PlanRow) -> dict[str, Any]:
-        key, created = row.key, parse_time(row.created)
-        choosable = self.stage == CHOOSE and key in self._order and not row.refusal and key == clean(key)
-        outcome = self._restored.get(key) or self._deleted.get(key)
+    def _personal(self, row: PlanRow, first: bool) -> dict[str, Any]:  # noqa: FBT001 -- as the table calls it
+        """Return what a row is to this person and run: ticked or not, and what became of it."""
+        key = row.key
+        work, outcome = self._at_work, self._outcome(key)
+        can_go = first and row.role == "candidate" and not row.refusal
         return {
-            "key": clean(key),
-            "label": _name(row),
-            "repository": clean(row.repository, _TEXT_SENT),
-            "tags": [clean(tag, 140) for tag in row.tags[:_TAGS_SENT]],
-            "more_tags": max(0, len(row.tags) - _TAGS_SENT),
-            "digest": _short(row.digest),
-            "digest_full": clean(row.digest or "", 200),
-            "kind": "tag only" if row.action == DELETE_TAG else clean(row.kind, 40),
-            "age": human_age(created, self._now) if self._now else "?",
-            "created": isoformat(created) if created else "not known",
-            "size": human_bytes(row.content_bytes),
-            "reason": clean(row.reason, _TEXT_SENT),
-            "why": clean(row.detail, _TEXT_SENT),
-            "along": _along_texts(self._along.get(key, ())) if not row.refusal else _along_texts(()),
-            "with": f"{row.role} of {_short_key(row.because)}" if row.because else "",
-            "selected": not row.refusal and key in self._chosen.keys,
-            "choosable": choosable,
-            "outcome": self._outcome_text(key),
-            "detail": clean(outcome.detail, _TEXT_SENT) if outcome else "",
+            "selected": can_go and self._selection is not None and key in self._selection.keys,
+            "choosable": can_go and self.stage == CHOOSE and key == clean(key),
+            "outcome": self._outcome_text(key) or ("under way…" if work and key == work.current else ""),
+            "detail": clean(outcome.detail, TEXT_SENT) if outcome else "",
         }
 
+    def _outcome(self, key: str) -> Outcome | None:
+        """Return what became of a row last."""
+        works = (self._undoing, self._deletion)
+        found = next((work.outcomes[key] for work in works if work is not None and key in work.outcomes), None)
+        return found or self._earlier.get(key)
+
     def _outcome_text(self, key: str) -> str:
-        told = [_words(found[key].outcome) for found in (self._deleted, self._restored) if key in found]
-        return ", then ".join(told)
+        deleted = self._deletion.outcomes.get(key) if self._deletion else self._earlier.get(key)
+        restored = self._undoing.outcomes.get(key) if self._undoing else None
+        return ", then ".join(words_of(outcome.outcome) for outcome in (deleted, restored) if outcome is not None)
+
+    @property
+    def _earlier(self) -> Mapping[str, Outcome]:
+        """The outcomes of a deletion that was not this form's, while it is undone from here."""
+        if self._deletion is not None or self._undoing is None or self._undoing.deleted is None:
+            return {}
+        return self._undoing.undoes
 
     def _review_view(self) -> dict[str, Any] | None:
         if self.stage != REVIEW or self._final is None:
@@ -655,54 +600,75 @@ class ReviewForm(anywidget.AnyWidget):
         refused = self._final.refused
         return {
             "title": self._title,
-            "phrase": _phrase(self._final),
+            "phrase": phrase_of(self._final),
             "by": _user(),
-            "refused": [f"{_name(row)}: {clean(row.detail, _TEXT_SENT)}" for row in refused[:_REFUSALS_SENT]],
+            "refused": [f"{name_of(row)}: {clean(row.detail, TEXT_SENT)}" for row in refused[:_REFUSALS_SENT]],
             "more_refused": max(0, len(refused) - _REFUSALS_SENT),
         }
 
     def _progress_view(self) -> dict[str, Any] | None:
         if self.stage in (CHOOSE, REVIEW):
             return None
-        undoing = self.stage == UNDOING
-        run, undo = self.run, self.undo_run
+        work, run, undo = self._at_work, self.run, self.undo_run
+        deleted = run.counts() if run else self._deletion.counts if self._deletion else {}
+        restored = undo.counts() if undo else self._undoing.counts if self._undoing else {}
         return {
-            "done": len(self._restored if undoing else self._deleted),
-            "total": self._expected,
-            "stopping": self._stop.is_set(),
-            "deleted": _counted(run.outcomes if run else self._deleted.values()),
-            "restored": _counted(undo.outcomes if undo else self._restored.values()) if self._restored or undo else "",
-            "stopped": bool(run and run.stopped and not undoing),
+            "done": len(work.outcomes) if work else 0,
+            "total": work.total if work else 0,
+            "stopping": bool(work and work.stopping),
+            "paused": bool(work and work.paused),
+            "deleted": counted(deleted),
+            "restored": counted(restored) if self._undoing else "",
+            "stopped": bool(run and run.stopped and not work),
             "run": clean(run.id, 80) if run else "",
+            "advice": clean(run.advice, _ADVICE_SENT) if run and not work and undo is None else "",
+            "file": run is not None and not work,
         }
 
     def _undo_view(self) -> dict[str, Any] | None:
         run = self._undoable()
         if run is None:
             return None
-        return {"armed": self._armed, "count": sum(outcome.outcome in UNDOABLE for outcome in run.outcomes)}
+        count = sum(outcome.outcome in UNDOABLE for outcome in run.outcomes)
+        return {"armed": self._armed, "count": count, "run": clean(run.id, 80)}
 
     def _notice(self) -> str:
         run = self._previous
         if run is None or self.stage not in (CHOOSE, REVIEW):
             return ""
-        when = max((outcome.at for outcome in run.outcomes), default=None)
-        ended = f" on {isoformat(when)}" if when else ""
-        return f"This plan, or part of it, already ran{ended} (run {clean(run.id, 80)}): {_counted(run.outcomes)}."
+        text = earlier_text(run)
+        if self._busy:
+            return f"{text}. It may be under way in another kernel or process: run this cell again when that has ended."
+        if self.stage == REVIEW and self._final is not None and run.stopped and run.plan_hash == self._final.hash:
+            return f"{text}. This deletion goes on with it: what is done is not asked for again."
+        return f"{text}."
+
+    def _continue_text(self) -> str:
+        run = self._open_run() if self.stage in (CHOOSE, DONE) else None
+        return "" if run is None else f"Go on with the {len(run.left):,} rows that are left"
 
     # Looking changes nothing, and Stop must never be refused: these are taken from any view.
     _commands: ClassVar[Mapping[str, _Command]] = {
-        "hello": _Command(_do_nothing),
-        "look": _Command(_do_nothing),
-        "filter": _Command(_do_filter),
-        "sort": _Command(_do_sort),
-        "page": _Command(_do_page),
-        "section": _Command(_do_section),
+        "hello": _Command(_do_hello),
+        "look": _Command(_do_look),
+        "filter": _Command(_do_table),
+        "sort": _Command(_do_table),
+        "page": _Command(_do_table),
+        "section": _Command(_do_table),
+        "columns": _Command(_do_table),
+        "along": _Command(_do_table),
+        "open": _Command(_do_table),
+        "details": _Command(_do_details),
+        "csv": _Command(_do_csv),
         "stop": _Command(_do_stop, _RUNNING),
+        "pause": _Command(_do_pause, _RUNNING),
+        "resume": _Command(_do_resume, _RUNNING),
         "set": _Command(_do_set, frozenset({CHOOSE}), fresh=True),
+        "set_range": _Command(_do_set_range, frozenset({CHOOSE}), fresh=True),
         "select_filtered": _Command(_do_select_filtered, frozenset({CHOOSE}), fresh=True),
         "clear": _Command(_do_clear, frozenset({CHOOSE}), fresh=True),
         "review": _Command(_do_review, frozenset({CHOOSE}), fresh=True),
+        "continue": _Command(_do_continue, frozenset({CHOOSE, DONE}), fresh=True),
         "back": _Command(_do_back, frozenset({REVIEW}), fresh=True),
         "delete": _Command(_do_delete, frozenset({REVIEW}), fresh=True),
         "undo": _Command(_do_undo, _STILL, fresh=True),
@@ -710,11 +676,41 @@ class ReviewForm(anywidget.AnyWidget):
     }
 
 
+# The forms that the last run of each cell has made, and which run that was.
+_forms_of_cells: dict[str, tuple[str, list[weakref.ref[ReviewForm]]]] = {}
+
+
+def _replace_forms_of_cell(form: ReviewForm) -> None:
+    """Close the forms that an earlier run of this cell made: nobody sees them, and a notebook would save all of them."""
+    shell = get_ipython()
+    if shell is None or not hasattr(shell, "get_parent"):
+        return
+    parent = shell.get_parent() or {}
+    cell, run = (parent.get("metadata") or {}).get("cellId"), (parent.get("header") or {}).get("msg_id", "")
+    if not cell:  # a front end that does not tell
+        return
+    made_by, forms = _forms_of_cells.get(cell, ("", []))
+    if made_by != run:
+        for earlier in forms:
+            if (closed := earlier()) is not None:
+                closed.close()
+        forms = []
+    _forms_of_cells[cell] = run, [*forms, weakref.ref(form)]
+
+
+def _user() -> str:
+    try:
+        return clean(getpass.getuser(), 200)
+    except (OSError, KeyError, ImportError):  # a container without a name for its user
+        return ""
+
+
 def review(plan: Plan, cleaner: Cleaner, *, page_size: int = 25) -> ReviewForm:
     """Return a form in which a person chooses rows of a plan, confirms and deletes them.
 
     Nothing is selected at first, and nothing is deleted before the number of digests was typed.
-    Showing the form again, or running its cell again, deletes nothing.
+    Showing the form again, or running its cell again, deletes nothing: it shows what is under way,
+    and offers to go on with what an earlier run left undone.
 
     Parameters
     ----------
