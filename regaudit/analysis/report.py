@@ -19,7 +19,8 @@ from regaudit._version import __version__
 from regaudit.analysis.findings import findings
 from regaudit.analysis.footprint import footprint
 from regaudit.analysis.labels import REQUIRED_LABELS
-from regaudit.analysis.plots import plot_ages, plot_sharing, plot_storage
+from regaudit.analysis.plots import plot_sharing, plot_storage
+from regaudit.analysis.plots_of_time import plot_ages
 from regaudit.analysis.tags import duplicate_tags, stale_tags
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.spreadsheet import write_csv
