@@ -216,11 +216,32 @@ def duplicates(snapshot_folder: str, out: str | None) -> None:
 @main.command()
 @_snapshot
 @click.option("--out", default="report", show_default=True, metavar="DIR", help="Folder of the report.")
-def report(snapshot_folder: str, out: str) -> None:
-    """Write a report: a CSV for each table and finding, plots, and index.html, which opens offline."""
+@click.option("--label", "labels", multiple=True, metavar="KEY", help="A label that images must have; may be repeated.")
+@click.option("--xlsx/--no-xlsx", default=None, help="The workbook; by default where it takes seconds, not minutes.")
+@_protect
+@_rule_options
+def report(
+    snapshot_folder: str,
+    out: str,
+    labels: tuple[str, ...],
+    xlsx: bool | None,
+    protect: tuple[str, ...],
+    rule: dict[str, Any],
+) -> None:
+    """Write a report: a CSV, a Parquet file and a sheet for each table and finding, plots, and summary.md for a pull request.
+
+    index.html shows all of it, and opens offline. Stale is what the options say, as for `regaudit stale`; without any,
+    what is older than 180D and not among the newest 5 of its repository.
+    """
+    from regaudit.analysis.labels import REQUIRED_LABELS
     from regaudit.analysis.report import report as write_report
 
-    click.echo(f"written: {write_report(_load(snapshot_folder), out)}")
+    snapshot = _load(snapshot_folder)
+    options: dict[str, Any] = {"labels": labels or REQUIRED_LABELS, "xlsx": xlsx}
+    if protect or rule != {"older_than": None, "keep_latest": None, "clock": "created", "match": None}:
+        options |= {name: rule[name] for name in ("older_than", "keep_latest")}
+        options["stale"] = _stale(snapshot, rule, protect)
+    click.echo(f"written: {write_report(snapshot, out, **options)}")
 
 
 @main.command()

@@ -6,7 +6,11 @@ on a dark one (``plt.style.use("dark_background")``), and greys that are read on
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import chain
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +19,21 @@ from regaudit.errors import UsageError
 from regaudit.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.axes import Axes
 
 # In inches: as wide as a notebook's cell on a small screen, and no higher than a printer or a browser takes.
 _WIDTH = 8.5
 _HIGHEST = 40.0
 _DPI = 110
+# What a letter of a label or a subtitle takes of it, on average.
+_LETTER = 0.068
+# Two of them beside each other are as wide as a page, and as sharp as most screens.
+_PAGE_WIDTH, _PAGE_DPI = 6.6, 140
+_COLOURS = 96
+# The ground of the page that a plot is made for, where it is made for one.
+_paper: ContextVar[str | None] = ContextVar("paper", default=None)
 LONGEST_LABEL = 34
 # In points: under the numbers and the name of an axis.
 _LEGEND_BELOW = 38
@@ -136,6 +149,11 @@ def axes_of(ax: Axes | None, height: float) -> Axes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    if ground := _paper.get():
+        size = (_PAGE_WIDTH, min(height, _HIGHEST))
+        ax = Figure(figsize=size, layout="constrained", dpi=_PAGE_DPI, facecolor=ground).subplots()
+        ax.set_facecolor(ground)
+        return ax
     options: dict[str, Any] = {
         "figsize": (_WIDTH, min(height, _HIGHEST)),
         "layout": "constrained",
@@ -147,6 +165,34 @@ def axes_of(ax: Axes | None, height: float) -> Axes:
     from matplotlib import pyplot as plt
 
     return plt.figure(**options).subplots()
+
+
+def picture(draw: Callable[[], Axes], *, dark: bool) -> bytes:
+    """Return a plot as PNG for a light or a dark page, whatever matplotlib's style is; pyplot is left alone.
+
+    Parameters
+    ----------
+    draw : callable
+        Draws on a new figure, which is as wide as half a page.
+    dark : bool
+        On which ground.
+    """
+    import matplotlib as mpl
+    from PIL import Image
+
+    ground = (_DARK if dark else _LIGHT).ground
+    # The user's backend is no matter of style, and to set one chooses it for good.
+    ours = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
+    buffer, small = BytesIO(), BytesIO()
+    token = _paper.set(ground)
+    try:
+        with mpl.rc_context(ours):
+            draw().get_figure(root=True).savefig(buffer, format="png")  # type: ignore[union-attr]  # drawn on one
+    finally:
+        _paper.reset(token)
+    # A plot has few colours: with a palette it is a third of the bytes.
+    Image.open(buffer).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def nothing(ax: Axes | None, title: str, sentence: str) -> Axes:
@@ -164,6 +210,7 @@ def nothing(ax: Axes | None, title: str, sentence: str) -> Axes:
 def titled(ax: Axes, title: str, subtitle: str) -> None:
     """Set the title, and under it what must be known to read the plot."""
     ink = ink_of(ax)
+    subtitle = "\n".join(chain.from_iterable(wrap(line, _letters(ax)) for line in subtitle.splitlines()))
     lines = subtitle.count("\n") + 1 if subtitle else 0
     ax.set_title(title, loc="left", weight="bold", size=11, pad=8 + 13 * lines, color=ink.text, parse_math=False)
     if subtitle:
@@ -178,6 +225,15 @@ def titled(ax: Axes, title: str, subtitle: str) -> None:
             color=ink.soft,
             parse_math=False,
         )
+
+
+def _letters(ax: Axes) -> int:
+    """Return how many letters of a subtitle have room beside the labels of the rows, before the layout is known."""
+    figure: Any = ax.get_figure(root=True)
+    longest = max((len(label.get_text()) for label in ax.get_yticklabels()), default=0)
+    # An axes alone in a figure begins with this share of its width.
+    inches = figure.get_figwidth() * ax.get_position().width / 0.775 - 0.4 - _LETTER * longest
+    return max(int(inches / _LETTER), 24)
 
 
 def plain(ax: Axes, grid: Any) -> None:

@@ -207,7 +207,7 @@ def plot_layers(snapshot: Snapshot, *, top: int = 15, ax: Axes | None = None) ->
         if chosen.any():
             ax.barh(np.flatnonzero(chosen), sizes[chosen], height=0.74, color=colour, label=meaning)
     counts = [count_of(int(n), "manifest", "manifests") for n in shown["manifest_count"]]
-    _amounts(ax, sizes, [f"{human_bytes(b)}, {n}" for b, n in zip(shown["size_bytes"], counts, strict=True)], room=1.32)
+    _amounts(ax, sizes, [f"{human_bytes(b)}, {n}" for b, n in zip(shown["size_bytes"], counts, strict=True)], room=1.5)
     row_labels(ax, [_layer_label(row) for row in shown.to_dict("records")])
     ax.set_xlabel(f"as manifests declare them ({unit})")
     layers = snapshot.blobs.loc[snapshot.blobs["role"] == "layer", "digest"].nunique()
