@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from regaudit.manifest import parse_manifest as parse_manifest
     from regaudit.notebook.form import ReviewForm as ReviewForm
     from regaudit.notebook.form import review as review
+    from regaudit.notebook.login import login as login
     from regaudit.reference import Digest as Digest
     from regaudit.reference import Platform as Platform
     from regaudit.reference import Reference as Reference
@@ -120,6 +121,7 @@ _HOMES = {
     "regaudit.log": ("show_log",),
     "regaudit.manifest": ("Descriptor", "ImageConfig", "Index", "Manifest", "digest_of_document", "parse_manifest"),
     "regaudit.notebook.form": ("ReviewForm", "review"),
+    "regaudit.notebook.login": ("login",),
     "regaudit.reference": (
         "Digest",
         "Platform",
@@ -152,3 +154,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add ``%regaudit`` to a notebook: ``%load_ext regaudit`` calls this."""
+    importlib.import_module("regaudit.notebook.magic").load_ipython_extension(shell)

@@ -169,8 +169,8 @@ def audit(
     with connect(host) as registry:
         snapshot = collect(registry, *patterns, into=folder / "snapshot", **options)
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
-    if snapshot.tags[["digest", "image_id"]].isna().all(axis=None) and not snapshot.complete and not interrupted:
-        _fail(f"nothing could be read: {snapshot.problems['message'].iloc[0]}", 1)
+    if snapshot.why_nothing is not None:
+        _fail(f"nothing could be read: {snapshot.why_nothing}", 1)
     snapshot.to_csv(folder)
     click.echo(snapshot)
     _show(snapshot.problems, ["repository", "identifier", "error", "message"])
