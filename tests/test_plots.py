@@ -71,6 +71,11 @@ def texts(ax):
     return [text.get_text() for text in found] + [ax.get_title(loc="left")]
 
 
+def words(ax):
+    """Return all texts of a plot as one, however their lines are broken."""
+    return " ".join(" ".join(texts(ax)).split())
+
+
 def sample():
     mib = 1 << 20
     build = Build().image("team/app", tags=["1"], created=days_before(400), layers={"base": 100 * mib, "a": 20 * mib})
@@ -152,15 +157,15 @@ class TestStorage:
 
     def test_only_the_largest_are_drawn_and_the_rest_is_said(self):
         said = texts(ra.plot_storage(sample().snapshot(), ax=axes(), top=1))
-        assert any("the 1 largest of 3 repositories" in text for text in said)
+        assert "the 1 largest of 3 repositories" in " ".join(" ".join(said).split())
 
     def test_what_is_not_known_is_said(self):
         snapshot = sample().image("team/app", tags=["x"], layers={"odd": None}).unread("team/other", "slow").snapshot()
         for plot in (ra.plot_storage, ra.plot_treemap):
-            said = " ".join(texts(plot(snapshot, ax=axes())))
+            said = words(plot(snapshot, ax=axes()))
             assert "blobs of unknown size, not counted: 1" in said
             assert "repositories not fully read, which may hold more: 1" in said
-        assert "layers of unknown size, not drawn: 1" in " ".join(texts(ra.plot_layers(snapshot, ax=axes())))
+        assert "layers of unknown size, not drawn: 1" in words(ra.plot_layers(snapshot, ax=axes()))
 
 
 class TestTreemap:
@@ -205,25 +210,25 @@ class TestAges:
     def test_bars_count_the_tags_of_known_age_and_words_the_others(self):
         ax = ra.plot_ages(sample().snapshot(), ax=axes())
         assert sum(bar.get_height() for bar in ax.patches) == 4
-        assert any("1 tag of unknown age is not drawn" in text for text in texts(ax))
+        assert "1 tag of unknown age is not drawn" in words(ax)
 
     @pytest.mark.parametrize("older_than", ["180D", timedelta(days=180)])
     def test_the_cut_divides_tags_as_stale_tags_does(self, older_than):
         ax = ra.plot_ages(sample().snapshot(), ax=axes(), older_than=older_than)
         said = texts(ax)
-        assert any("1 tag is older than 180D (2025-12-03)" in text for text in said)
+        assert "1 tag is older than 180D (2025-12-03)" in " ".join(" ".join(said).split())
         assert sum(bar.get_height() for bar in ax.patches) == 4
         assert {"older", "not older"} <= set(said)
 
     def test_age_is_measured_at_the_moment_given(self):
         said = texts(ra.plot_ages(sample().snapshot(), ax=axes(), older_than="180D", now=days_before(-10)))
-        assert any("3 tags are older than 180D" in text for text in said)
+        assert "3 tags are older than 180D" in " ".join(" ".join(said).split())
         with pytest.raises(UsageError, match="time zone"):
             ra.plot_ages(sample().snapshot(), now=datetime(2026, 1, 1))  # noqa: DTZ001 -- that is the point
 
     def test_a_short_history_is_drawn_by_day(self):
         build = Build().image("a", tags=["1"], created=days_before(3)).image("a", tags=["2"], created=days_before(0))
-        assert any("by day" in text for text in texts(ra.plot_ages(build.snapshot(), ax=axes())))
+        assert "by day" in words(ra.plot_ages(build.snapshot(), ax=axes()))
 
     def test_only_unknown_ages_are_said_and_not_drawn(self):
         said = texts(ra.plot_ages(Build().image("a", tags=["1", "2"]).snapshot(), ax=axes()))
@@ -270,7 +275,7 @@ class TestTimeline:
     def test_tags_on_one_digest_share_a_row_and_the_newest_is_on_top(self):
         ax = ra.plot_timeline(sample().tag("team/app", "2", "latest").snapshot(), "team/app", ax=axes())
         assert [label.get_text() for label in ax.get_yticklabels()] == ["2, latest", "1"]
-        assert any("3 tags, on 2 digests" in text for text in texts(ax))
+        assert "3 tags, on 2 digests" in words(ax)
 
     def test_what_is_older_than_the_cut_is_marked_otherwise(self):
         ax = ra.plot_timeline(sample().snapshot(), "team/app", older_than="180D", ax=axes())

@@ -297,9 +297,7 @@ def _growth_of_one(snapshot: Snapshot, moment: pd.Timestamp, ax: Axes | None) ->
     _draw_area(ax, np.append(days, last), np.append(grown[ends], grown[-1]) / size)
     _dated_span(ax, float(days[0]), last)
     ax.set_ylabel(unit)
-    said = [
-        f"{human_bytes(grown[-1])}, each blob from the oldest image that holds it; what was deleted since is not seen"
-    ]
+    said = [f"{human_bytes(grown[-1])} by the oldest image that holds each blob; what was deleted is not seen"]
     said += [f"of unknown date, not drawn: {human_bytes(undated)}"] if undated else []
     titled(ax, title, "\n".join([said[0], "; ".join([*said[1:], *unsized])]).strip())
     plain(ax, grid="y")
