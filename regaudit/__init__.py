@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from regaudit.analysis.labels import missing_labels as missing_labels
     from regaudit.analysis.largest import largest_images as largest_images
     from regaudit.analysis.largest import largest_layers as largest_layers
-    from regaudit.analysis.plots import plot_ages as plot_ages
+    from regaudit.analysis.plots import plot_layers as plot_layers
     from regaudit.analysis.plots import plot_sharing as plot_sharing
     from regaudit.analysis.plots import plot_storage as plot_storage
+    from regaudit.analysis.plots import plot_treemap as plot_treemap
+    from regaudit.analysis.plots_of_time import plot_ages as plot_ages
+    from regaudit.analysis.plots_of_time import plot_growth as plot_growth
+    from regaudit.analysis.plots_of_time import plot_timeline as plot_timeline
     from regaudit.analysis.policy import Expire as Expire
     from regaudit.analysis.policy import Keep as Keep
     from regaudit.analysis.policy import Policy as Policy
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from regaudit.cleaner.journal import Journal as Journal
     from regaudit.cleaner.outcomes import Outcome as Outcome
     from regaudit.cleaner.outcomes import Run as Run
+    from regaudit.cleaner.picture import plot_plan as plot_plan
     from regaudit.cleaner.plan import Approval as Approval
     from regaudit.cleaner.plan import Plan as Plan
     from regaudit.cleaner.plan import plan as plan
@@ -72,6 +77,7 @@ if TYPE_CHECKING:
     from regaudit.manifest import parse_manifest as parse_manifest
     from regaudit.notebook.form import ReviewForm as ReviewForm
     from regaudit.notebook.form import review as review
+    from regaudit.notebook.login import login as login
     from regaudit.reference import Digest as Digest
     from regaudit.reference import Platform as Platform
     from regaudit.reference import Reference as Reference
@@ -89,7 +95,8 @@ _HOMES = {
     "regaudit.analysis.in_use": ("InUse", "references_in_use"),
     "regaudit.analysis.labels": ("missing_labels",),
     "regaudit.analysis.largest": ("largest_images", "largest_layers"),
-    "regaudit.analysis.plots": ("plot_ages", "plot_sharing", "plot_storage"),
+    "regaudit.analysis.plots": ("plot_layers", "plot_sharing", "plot_storage", "plot_treemap"),
+    "regaudit.analysis.plots_of_time": ("plot_ages", "plot_growth", "plot_timeline"),
     "regaudit.analysis.policy": ("Expire", "Keep", "Policy", "Section", "StandingApproval"),
     "regaudit.analysis.report": ("report",),
     "regaudit.analysis.retention": ("Explanation", "Retention", "expired_tags", "explain", "retention"),
@@ -99,6 +106,7 @@ _HOMES = {
     "regaudit.cleaner.freed": ("Freed",),
     "regaudit.cleaner.journal": ("Journal",),
     "regaudit.cleaner.outcomes": ("Outcome", "Run"),
+    "regaudit.cleaner.picture": ("plot_plan",),
     "regaudit.cleaner.plan": ("Approval", "Plan", "plan"),
     "regaudit.cleaner.plan_difference": ("PlanDifference",),
     "regaudit.cleaner.rows": ("PlanRow",),
@@ -117,6 +125,7 @@ _HOMES = {
     "regaudit.log": ("show_log",),
     "regaudit.manifest": ("Descriptor", "ImageConfig", "Index", "Manifest", "digest_of_document", "parse_manifest"),
     "regaudit.notebook.form": ("ReviewForm", "review"),
+    "regaudit.notebook.login": ("login",),
     "regaudit.reference": (
         "Digest",
         "Platform",
@@ -149,3 +158,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add ``%regaudit`` to a notebook: ``%load_ext regaudit`` calls this."""
+    importlib.import_module("regaudit.notebook.magic").load_ipython_extension(shell)

@@ -20,7 +20,6 @@ not be done, and 2 where it was not typed as it can be, both with one sentence o
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import sys
@@ -210,16 +209,9 @@ def _password(username: str | None, password: str | None, *, from_stdin: bool, p
         return password
     if not prompts:
         raise UsageError("a user name and a password go together: write -u USER --password-stdin")
-    return _asked(username)
+    from regaudit.client.asking import ask_password
 
-
-def _asked(username: str) -> str:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", getpass.GetPassWarning)  # it would read with the password in view
-            return getpass.getpass(f"Password for {clean(username, 80)}: ")
-    except (getpass.GetPassWarning, EOFError):
-        raise UsageError("there is no terminal to ask for the password at: write -u USER --password-stdin") from None
+    return ask_password(f"Password for {clean(username, 80)}: ", instead="write -u USER --password-stdin")
 
 
 @contextmanager

@@ -259,6 +259,23 @@ def test_a_report_is_written_and_named(shell, served, tmp_path):
     assert (tmp_path / "report" / "index.html").is_file()
 
 
+def test_a_report_takes_the_rules_of_stale_tags_and_the_labels_of_findings(shell, served, tmp_path, monkeypatch):
+    monkeypatch.setattr("regaudit.analysis.report._plots", lambda _older_than: {})
+    shell("audit", served.host, "--out", "audit", "-q")
+    rule = ["--keep-latest", "3", "--protect", "v*"]
+    shell("stale", "audit/snapshot", *rule, "--out", "found")
+    done = shell("report", "audit/snapshot", *rule, "--label", "org.team", "--no-xlsx", "--out", "r")
+    assert done.exit_code == 0, done.output
+    rows = {
+        name: [row["tag"] for row in csv.DictReader((tmp_path / name / "stale.csv").read_text("utf-8").splitlines())]
+        for name in ("r", "found")
+    }
+    assert rows["r"] == rows["found"] != []
+    assert "should have: org.team." in (tmp_path / "r" / "index.html").read_text("utf-8")
+    assert not (tmp_path / "r" / "report.xlsx").exists()
+    assert "say what is stale" in sentence(shell("report", "audit/snapshot", "--protect", "v*"), 2)
+
+
 def test_two_audits_are_compared_and_the_difference_written(shell, served, tmp_path):
     shell("audit", served.host, "--out", "before", "-q")
     with Registry(served.host) as registry:

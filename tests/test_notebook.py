@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, nothing is deleted where nobody clicks, and the magic reads a registry."""
+"""Notebooks run from top to bottom, and nothing is deleted where nobody clicks."""
 
 from __future__ import annotations
 
@@ -85,23 +85,3 @@ def test_the_saved_state_of_a_form_is_small_and_holds_no_row(executed):
         assert "sha256:" not in saved
         assert "shop/checkout" not in saved
         assert len(saved) < 60_000
-
-
-def test_the_magic_reads_a_registry_into_snapshot():
-    from IPython.core.error import UsageError
-    from IPython.core.interactiveshell import InteractiveShell
-
-    from regaudit.sandbox.server import Sandbox
-
-    shell = InteractiveShell()
-    try:
-        with Sandbox(sample=True) as sandbox:
-            shell.run_line_magic("load_ext", "regaudit.notebook.magic")
-            shell.run_line_magic("regaudit", f"{sandbox.url} 'shop/**'")
-            assert shell.user_ns["snapshot"].patterns == ("shop/**",)
-            assert len(shell.user_ns["snapshot"].tags)
-            shell.user_ns["registry"].close()
-        with pytest.raises(UsageError, match="name a registry"):
-            shell.run_line_magic("regaudit", "")
-    finally:
-        shell.history_manager.end_session()

@@ -1,316 +1,409 @@
-"""Three pictures of a Snapshot: who holds the bytes, how old the tags are, who shares layers.
+"""Pictures of what is stored: by repository, by layer, and what repositories share.
 
-Matplotlib is imported when a picture is first asked for. Every function draws on the axes given,
-without pyplot, and returns them; without axes it makes a figure that a notebook shows by itself.
-Names come from a registry: they are drawn as plain text, never read as formulas, and long ones are
-cut in the middle.
+Matplotlib is imported when a picture is first asked for. Every function draws on the axes given and returns
+them; without axes it makes a figure. Names come from a registry: they are drawn as plain text, never read as
+formulas, and long ones are cut in the middle. Bytes that are not known are said, and never counted as 0.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from regaudit.analysis.drawing import (
+    ALIKE,
+    Ink,
+    axes_of,
+    byte_unit,
+    check_top,
+    count_of,
+    ink_of,
+    label_of,
+    legend,
+    lightness,
+    nothing,
+    plain,
+    row_labels,
+    titled,
+)
 from regaudit.analysis.footprint import footprint, shared_layers
-from regaudit.analysis.tags import may_be_listed
-from regaudit.errors import UsageError
+from regaudit.analysis.largest import largest_layers
 from regaudit.inventory.snapshot import Snapshot
-from regaudit.text import clean, human_bytes, parse_duration
+from regaudit.inventory.stored import blob_sizes, total
+from regaudit.text import clean, human_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, which every kind of colour vision tells apart; the pale blue is the same
-# hue as the blue, for the lighter half of one bar.
-_BLUE, _PALE, _ORANGE, _GREY = "#0072B2", "#A9D3EC", "#D55E00", "#6B6B6B"
-_LONGEST_LABEL = 34
-# Up to so many days the bars are days, beyond that months.
-_DAYS_AS_DAYS = 62
+_OF_V1 = "The v1 interface does not tell what images share: see content_bytes of each tag."
 
 
-def plot_storage(snapshot: Snapshot, ax: Axes | None = None, top: int = 15) -> Axes:
+def plot_storage(snapshot: Snapshot, *, top: int = 15, ax: Axes | None = None) -> Axes:
     """Draw the bytes of configs and layers that each repository holds, alone and together with others.
 
     Parameters
     ----------
     snapshot : Snapshot
         One reading of a registry.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
     top : int
         How many repositories, the largest first.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        `top` is no count.
     """
-    frame = footprint(snapshot)
-    shown = frame[frame["content_bytes"] > 0].head(_check_top(top))
+    title, count, frame = "Storage by repository", check_top(top), footprint(snapshot)
+    shown = frame[frame["content_bytes"].fillna(0) > 0].head(count)
     if shown.empty:
-        return _nothing(ax, "Storage by repository", "No repository holds anything that was read.")
-    ax = _axes(ax, height=1.7 + 0.34 * len(shown))
-    unit, size = _byte_unit(shown["content_bytes"].max())
+        return nothing(ax, title, _why_nothing(snapshot, "No repository holds anything that was read."))
+    ax = axes_of(ax, height=1.8 + 0.34 * len(shown))
+    ink = ink_of(ax)
+    unit, size = byte_unit(shown["content_bytes"].max())
     unique, shared = (shown[name].to_numpy("float64") / size for name in ("unique_bytes", "shared_bytes"))
     rows = np.arange(len(shown))
-    ax.barh(rows, unique, color=_BLUE, label="in this repository only")
-    ax.barh(rows, shared, left=unique, color=_PALE, label="shared with other repositories")
-    for row, total in enumerate(shown["content_bytes"]):
-        ax.annotate(
-            human_bytes(total),
-            (unique[row] + shared[row], row),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            size=8,
-        )
-    ax.set_yticks(rows, [_label(name) for name in shown["repository"]], parse_math=False)
-    ax.invert_yaxis()
-    ax.set_xlim(0, float((unique + shared).max()) * 1.14)
+    ax.barh(rows, unique, height=0.74, color=ink.blue, label="in this repository only")
+    ax.barh(rows, shared, height=0.74, left=unique, color=ink.pale, label="shared with other repositories")
+    _amounts(ax, unique + shared, [human_bytes(size) for size in shown["content_bytes"]])
+    row_labels(ax, [label_of(name) for name in shown["repository"]])
     ax.set_xlabel(f"configs and layers ({unit})")
-    rest = len(frame) - len(shown)
-    which = (
-        f"the {len(shown)} largest of {len(frame)} repositories"
-        if rest
-        else _count(len(shown), "repository", "repositories")
-    )
-    _title(
-        ax, "Storage by repository", f"{which}; {human_bytes(snapshot.stored_bytes())} stored in all, shared bytes once"
-    )
-    _plain(ax, grid="x")
-    ax.legend(loc="lower right", frameon=False, fontsize=8)
+    said = f"{_largest(shown, frame)}; {human_bytes(snapshot.stored_bytes())} stored in all, shared bytes once"
+    titled(ax, title, said + _not_counted(frame))
+    plain(ax, grid="x")
+    legend(ax)
     return ax
 
 
-def plot_ages(snapshot: Snapshot, ax: Axes | None = None, older_than: str | timedelta | None = None) -> Axes:
-    """Draw how many tags were created when; with `older_than`, which of them are older than that.
+def plot_treemap(snapshot: Snapshot, *, top: int = 40, ax: Axes | None = None) -> Axes:
+    """Draw all that is stored as one area: what each repository alone holds, and what several share.
+
+    Every byte is drawn once, so that areas can be compared with each other and with the whole.
 
     Parameters
     ----------
     snapshot : Snapshot
-        One reading of a registry. Signatures and attached tags are left out.
+        One reading of a registry.
+    top : int
+        How many repositories have a tile of their own, the largest first.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-    older_than : str or timedelta, optional
-        As for `regaudit.analysis.tags.stale_tags`; drawn as a line, measured at ``taken_at``.
+        Where to draw; by default a new figure. Tiles are laid out for the size that it has now.
 
     Returns
     -------
     matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        `top` is no count.
     """
-    tags = snapshot.tags[may_be_listed(snapshot.tags)]
-    created = tags["created"].dropna().dt.tz_convert("UTC").dt.tz_localize(None)
-    unknown = _unknown(len(tags) - len(created))
-    if created.empty:
-        return _nothing(ax, "Tags by date of creation", unknown or "No tag was read.")
-    ax = _axes(ax, height=3.6)
-    taken = pd.Timestamp(snapshot.taken_at).tz_convert("UTC").tz_localize(None)
-    edges, step = _bins(created.min(), max(created.max(), taken))
-    left, width = edges[:-1], np.diff(edges)
-    said = [f"by {step}", unknown] if unknown else [f"by {step}, all of known age"]
-    if older_than is None:
-        ax.bar(left, _histogram(created, edges), width=width * 0.9, align="edge", color=_BLUE)
-    else:
-        said.append(_draw_cut(ax, created, edges, taken - parse_duration(older_than), str(older_than)))
-    ax.set_ylabel("tags")
-    ax.set_xlabel("date of creation (UTC)")
-    _whole_numbers(ax)
-    _date_axis(ax, edges)
-    _title(ax, f"{_count(len(created), 'tag', 'tags')} by date of creation", "; ".join(said))
-    _plain(ax, grid="y")
+    title, count, frame = "Where the bytes are", check_top(top), footprint(snapshot)
+    tiles = _tiles(snapshot, frame, count)
+    if not tiles:
+        return nothing(ax, title, _why_nothing(snapshot, "No repository holds anything that was read."))
+    ax = axes_of(ax, height=5.2)
+    whole = sum(area for _, area, _ in tiles)
+    said = f"{human_bytes(whole)} of configs and layers; a tile is what one repository alone holds"
+    titled(ax, title, said + _not_counted(frame))
+    ax.set_axis_off()
+    ax.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]  # so that the layout is known
+    box = ax.get_window_extent()
+    width, height = (72 * length / ax.get_figure(root=True).dpi for length in (box.width, box.height))  # type: ignore[union-attr]
+    ax.set_xlim(0, width)
+    ax.set_ylim(height, 0)
+    places = squarified([area / whole * width * height for _, area, _ in tiles], width, height)
+    for (name, area, kind), place in zip(tiles, places, strict=True):
+        _draw_tile(ax, place, name, human_bytes(area), kind)
     return ax
 
 
-def plot_sharing(snapshot: Snapshot, ax: Axes | None = None, top: int = 12) -> Axes:
+def plot_sharing(snapshot: Snapshot, *, top: int = 12, ax: Axes | None = None) -> Axes:
     """Draw how many bytes of layers each pair of repositories holds together.
 
     Parameters
     ----------
     snapshot : Snapshot
         One reading of a registry.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
     top : int
         How many repositories, those that share the most first.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        `top` is no count.
     """
-    title = "Layers shared between repositories"
-    frame = footprint(snapshot)
-    sharing = frame[frame["shared_bytes"] > 0].sort_values(["shared_bytes", "repository"], ascending=[False, True])
-    names = [str(name) for name in sharing["repository"].head(_check_top(top))]
+    title, count, frame = "Layers shared between repositories", check_top(top), footprint(snapshot)
+    sharing = frame[frame["shared_bytes"].fillna(0) > 0]
+    sharing = sharing.sort_values(["shared_bytes", "repository"], ascending=[False, True])
+    # One alone shares with none that is drawn.
+    names = [str(name) for name in sharing["repository"].head(max(count, 2))]
     matrix = shared_layers(snapshot, names)
     np.fill_diagonal(matrix, 0)
     if not matrix.any():
-        return _nothing(ax, title, "No two repositories share a layer.")
-    ax = _axes(ax, height=1.9 + 0.42 * len(names))
-    unit, size = _byte_unit(matrix.max())
+        return nothing(ax, title, _why_nothing(snapshot, "No two repositories share a layer of known size."))
+    ax = axes_of(ax, height=2.4 + 0.36 * len(names))
+    unit, size = byte_unit(matrix.max())
     below = np.ma.masked_array(matrix / size, mask=np.triu(np.ones_like(matrix, dtype=bool)))[1:, :-1]
-    image = ax.pcolormesh(below, cmap="Blues", vmin=0, edgecolors="white", linewidth=2)
-    ax.invert_yaxis()
-    _write_cells(ax, below)
-    ax.set_yticks(np.arange(len(names) - 1) + 0.5, [_label(name) for name in names[1:]], parse_math=False)
-    columns = [_label(name, 22) for name in names[:-1]]
-    ax.set_xticks(
-        np.arange(len(names) - 1) + 0.5, columns, rotation=35, ha="right", rotation_mode="anchor", parse_math=False
-    )
-    ax.figure.colorbar(image, ax=ax, label=f"layers held by both ({unit})", shrink=0.9)
+    _draw_cells(ax, below, ink_of(ax))
+    ticks = np.arange(len(names) - 1) + 0.5
+    ax.set_yticks(ticks, [label_of(name) for name in names[1:]], parse_math=False)
+    columns = [label_of(name, 24) for name in names[:-1]]
+    ax.set_xticks(ticks, columns, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
     of = f"the {len(names)} that share most, of {len(sharing)}" if len(sharing) > len(names) else "each pair once"
-    _title(ax, title, f"in {unit}; {of}; an empty cell: nothing shared")
-    _plain(ax, grid=None)
+    titled(ax, title, f"in {unit}; {of}; no cell: nothing shared" + _not_counted(frame))
+    plain(ax, grid=None)
     return ax
 
 
-# -- figures ----------------------------------------------------------------------------------
+def plot_layers(snapshot: Snapshot, *, top: int = 15, ax: Axes | None = None) -> Axes:
+    """Draw the biggest layers, and whether they are shared.
 
+    Parameters
+    ----------
+    snapshot : Snapshot
+        One reading of a registry.
+    top : int
+        How many layers, the largest first.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
 
-def _check_top(top: int) -> int:
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise UsageError(f"top={clean(repr(top), 40)} is not a count: write 1, 2, 3 …")
-    return top
+    Returns
+    -------
+    matplotlib.axes.Axes
 
-
-def _axes(ax: Axes | None, height: float) -> Axes:
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot as plt
-
-    return plt.subplots(figsize=(8.5, height), layout="constrained")[1]
-
-
-def _nothing(ax: Axes | None, title: str, sentence: str) -> Axes:
-    ax = _axes(ax, height=2.2)
-    ax.set_axis_off()
-    ax.text(0.5, 0.5, sentence, ha="center", va="center", color=_GREY, transform=ax.transAxes, parse_math=False)
-    _title(ax, title, "")
+    Raises
+    ------
+    UsageError
+        `top` is no count.
+    """
+    title, frame = "Biggest layers", largest_layers(snapshot, limit=check_top(top))
+    shown = frame[frame["size_bytes"] > 0]
+    if shown.empty:
+        return nothing(ax, title, _why_nothing(snapshot, "No layer of known size was read."))
+    ax = axes_of(ax, height=1.8 + 0.34 * len(shown))
+    ink = ink_of(ax)
+    unit, size = byte_unit(shown["size_bytes"].max())
+    sizes = shown["size_bytes"].to_numpy("float64") / size
+    several = (shown["repository_count"] > 1).to_numpy()
+    for chosen, colour, meaning in (
+        (~several, ink.blue, "in one repository"),
+        (several, ink.pale, "shared by several repositories"),
+    ):
+        if chosen.any():
+            ax.barh(np.flatnonzero(chosen), sizes[chosen], height=0.74, color=colour, label=meaning)
+    counts = [count_of(int(n), "manifest", "manifests") for n in shown["manifest_count"]]
+    _amounts(ax, sizes, [f"{human_bytes(b)}, {n}" for b, n in zip(shown["size_bytes"], counts, strict=True)], room=1.5)
+    row_labels(ax, [_layer_label(row) for row in shown.to_dict("records")])
+    ax.set_xlabel(f"as manifests declare them ({unit})")
+    layers = snapshot.blobs.loc[snapshot.blobs["role"] == "layer", "digest"].nunique()
+    titled(ax, title, f"the {len(shown)} largest of {count_of(layers, 'layer', 'layers')}" + _unsized(snapshot))
+    plain(ax, grid="x")
+    legend(ax)
     return ax
 
 
-def _title(ax: Axes, title: str, subtitle: str) -> None:
-    ax.set_title(title, loc="left", weight="bold", size=11, pad=22 if subtitle else 8, parse_math=False)
-    ax.annotate(
-        subtitle,
-        (0, 1),
-        (0, 7),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        size=9,
-        color=_GREY,
-        parse_math=False,
+# -- what is said -----------------------------------------------------------------------------
+
+
+def _why_nothing(snapshot: Snapshot, otherwise: str) -> str:
+    return _OF_V1 if snapshot.tags["image_id"].notna().any() else otherwise
+
+
+def _largest(shown: pd.DataFrame, frame: pd.DataFrame) -> str:
+    if len(frame) > len(shown):
+        return f"the {len(shown)} largest of {len(frame):,} repositories"
+    return count_of(len(shown), "repository", "repositories")
+
+
+def _not_counted(frame: pd.DataFrame) -> str:
+    """Return, as a line of its own, what the figures of a footprint lack; or nothing."""
+    unsized, unread = int(frame["unsized_count"].fillna(0).sum()), int((~frame["complete"]).sum())
+    parts = [f"blobs of unknown size, not counted: {unsized:,}"] if unsized else []
+    parts += [f"repositories not fully read, which may hold more: {unread:,}"] if unread else []
+    return "\n" + "; ".join(parts) if parts else ""
+
+
+def _unsized(snapshot: Snapshot) -> str:
+    blobs = snapshot.blobs
+    of_layers = np.unique(blobs["digest"].cat.codes[blobs["role"] == "layer"])
+    unknown = int((blob_sizes(snapshot)[of_layers[of_layers >= 0]] < 0).sum())
+    parts = [f"layers of unknown size, not drawn: {unknown:,}"] if unknown else []
+    parts += ["not everything was read"] if not snapshot.complete else []
+    return "\n" + "; ".join(parts) if parts else ""
+
+
+def _amounts(ax: Axes, lengths: Any, texts: list[str], room: float = 1.14) -> None:
+    """Write behind each bar how much it is, and leave room for that."""
+    colour = ink_of(ax).text
+    for row, text in enumerate(texts):
+        where: Any = (lengths[row], row)
+        ax.annotate(text, where, (4, 0), textcoords="offset points", va="center", size=8, color=colour)
+    ax.set_xlim(0, float(max(lengths)) * room)
+
+
+def _layer_label(row: dict[Any, Any]) -> str:
+    digest = str(row["digest"]).partition(":")[2][:8]
+    more = row["repository_count"] - 1
+    first = clean(row["repositories"]).split(", ")[0]
+    return f"{label_of(first, 26)}{f' +{more}' if more else ''}  {label_of(digest)}"
+
+
+# -- the treemap ------------------------------------------------------------------------------
+
+_OWN, _SHARED, _REST = "own", "shared", "rest"
+_POINTS = (10.0, 9.0, 8.0, 7.0)
+
+
+def _tiles(snapshot: Snapshot, frame: pd.DataFrame, top: int) -> list[tuple[str, int, str]]:
+    """Return name, bytes and kind of each tile, the largest first: together every byte, once."""
+    alone = frame[frame["unique_bytes"].fillna(0) > 0].sort_values("unique_bytes", ascending=False, kind="stable")
+    tiles = [(str(row.repository), int(row.unique_bytes), _OWN) for row in alone.head(top).itertuples()]
+    rest = alone["unique_bytes"].iloc[top:]
+    others = (count_of(len(rest), "other repository", "other repositories"), int(rest.sum()), _REST)
+    shared = total(blob_sizes(snapshot)) - int(alone["unique_bytes"].sum())
+    several = ("shared by several repositories", shared, _SHARED)
+    of_v1 = snapshot.tags["image_id"].notna().any()
+    both = [] if of_v1 else [tile for tile in (others, several) if tile[1] > 0]
+    return sorted([*tiles, *both], key=lambda tile: -tile[1])
+
+
+def squarified(areas: list[float], width: float, height: float) -> Iterator[tuple[float, float, float, float]]:
+    """Yield x, y, width and height of a rectangle for each area, the largest first, as square as can be.
+
+    Rows are filled along the shorter side for as long as that makes their worst rectangle squarer (Bruls, Huizing
+    and van Wijk, "Squarified Treemaps").
+    """
+    x = y = 0.0
+    start = 0
+    while start < len(areas):
+        side = max(min(width, height), 1e-9)
+        row = _row(areas[start:], side)
+        thickness, along = sum(row) / side, 0.0
+        for area in row:
+            length = area / max(thickness, 1e-12)
+            yield (x, y + along, thickness, length) if width >= height else (x + along, y, length, thickness)
+            along += length
+        if width >= height:
+            x, width = x + thickness, width - thickness
+        else:
+            y, height = y + thickness, height - thickness
+        start += len(row)
+
+
+def _row(areas: list[float], side: float) -> list[float]:
+    """Return the areas, from the first, that make the best row along a side."""
+    count, filled, best = 1, areas[0], _worst(areas[0], areas[0], areas[0], side)
+    for area in areas[1:]:
+        worst = _worst(filled + area, areas[0], area, side)
+        if worst > best:
+            break
+        count, filled, best = count + 1, filled + area, worst
+    return areas[:count]
+
+
+def _worst(filled: float, largest: float, smallest: float, side: float) -> float:
+    """Return how far from square the worst rectangle of a row is."""
+    return max(side * side * largest / (filled * filled), filled * filled / (side * side * max(smallest, 1e-12)))
+
+
+def _draw_tile(ax: Axes, place: tuple[float, float, float, float], name: str, size: str, kind: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    ink = ink_of(ax)
+    x, y, width, height = place
+    face, on = {
+        _OWN: (ink.tile, ink.on_tile),
+        _SHARED: (ink.pale, _readable_on(ink.pale)),
+        _REST: (ink.grid, ink.text),
+    }[kind]
+    hatch = "///" if kind == _SHARED else None
+    tile = Rectangle((x, y), width, height, facecolor=face, edgecolor=ink.ground, linewidth=1.2, hatch=hatch)
+    tile.set_label(name)
+    if hatch:
+        tile.set_hatch_linewidth(0.3)
+    ax.add_patch(tile)
+    fitted = _fitted(name, size, width - 8, height - 6)
+    if fitted is None:
+        return
+    lines, points = fitted
+    box = {"facecolor": face, "edgecolor": "none", "pad": 1.0} if hatch else None
+    text = "\n".join(lines)
+    written = ax.text(
+        x + 4, y + 4, text, va="top", size=points, color=on, linespacing=1.2, bbox=box, clip_on=True, parse_math=False
     )
+    written.set_clip_path(tile)
 
 
-def _plain(ax: Axes, grid: Any) -> None:
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(length=0, labelsize=8.5)
-    ax.set_axisbelow(True)
-    if grid:
-        ax.grid(axis=grid, color="#DDDDDD", linewidth=0.7)
-    else:
-        ax.spines["bottom"].set_visible(False)
+def _fitted(name: str, size: str, width: float, height: float) -> tuple[list[str], float] | None:
+    """Return a tile's text in lines that fit into so many points, and their size; None where there is no room."""
+    text = label_of(name, 80)
+    letters, room = 0, 0
+    for points in _POINTS:
+        letters, room = int(width / (0.62 * points)), int(height / (1.25 * points))
+        lines = _broken(text, letters)
+        if lines and len(size) <= letters and len(lines) < room:
+            return [*lines, size], points
+    if letters < len(size) or room < 2:
+        return None
+    return [label_of(text.rpartition("/")[2], letters), size], _POINTS[-1]
 
 
-def _label(name: object, limit: int = _LONGEST_LABEL) -> str:
-    """Return a name for an axis: plain ASCII, as valid names are (others may lack a glyph), cut in the middle."""
-    text = clean(name).encode("ascii", "replace").decode()
-    half = (limit - 1) // 2
-    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
+def _broken(text: str, letters: int) -> list[str]:
+    """Break a name into lines behind ``/``, ``-``, ``_`` or a blank; none where a part is too long for a line."""
+    lines = [""]
+    for piece in _parts(text):
+        if len(piece.rstrip()) > letters:
+            return []
+        if len(lines[-1]) + len(piece.rstrip()) > letters:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
-def _byte_unit(largest: Any) -> tuple[str, float]:
-    """Return the unit in which the largest value has at least one whole digit, and its bytes."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-    power = min(int(np.log2(max(float(largest), 1.0)) // 10), len(units) - 1)
-    return units[power], 1024.0**power
-
-
-# -- ages -------------------------------------------------------------------------------------
-
-
-def _unknown(count: int) -> str:
-    if not count:
-        return ""
-    return f"{_count(count, 'tag', 'tags')} of unknown age {'is' if count == 1 else 'are'} not drawn"
-
-
-def _bins(first: pd.Timestamp, last: pd.Timestamp) -> tuple[Any, str]:
-    """Return the edges of the bars as matplotlib's days, and what a bar is."""
-    step, frequency = ("day", "D") if last - first <= timedelta(days=_DAYS_AS_DAYS) else ("month", "MS")
-    start = first.normalize() if step == "day" else first.normalize().replace(day=1)
-    edges = pd.date_range(start, last + timedelta(days=1 if step == "day" else 31), freq=frequency)
-    return _dates().date2num(edges.to_pydatetime()), step
-
-
-def _dates() -> Any:
-    """Return `matplotlib.dates`, of which only a half is typed."""
-    from matplotlib import dates
-
-    return dates
-
-
-def _whole_numbers(ax: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-
-
-def _histogram(created: pd.Series[Any], edges: Any) -> Any:
-    return np.histogram(_dates().date2num(created.to_numpy()), bins=edges)[0]
-
-
-def _draw_cut(ax: Axes, created: pd.Series[Any], edges: Any, cut: datetime, typed: str) -> str:
-    """Draw both sides of a retention cut and return what it says."""
-    older = created < cut
-    counts = [_histogram(created[side], edges) for side in (older, ~older)]
-    left, width = edges[:-1], np.diff(edges) * 0.9
-    # Hatched as well as coloured: the two sides are told apart in print too.
-    ax.bar(
-        left,
-        counts[0],
-        width=width,
-        align="edge",
-        color=_ORANGE,
-        hatch="///",
-        edgecolor="white",
-        linewidth=0,
-        label="older",
-    )
-    ax.bar(left, counts[1], bottom=counts[0], width=width, align="edge", color=_BLUE, label="not older")
-    ax.axvline(
-        _dates().date2num(cut),
-        color="black",
-        linewidth=1.2,
-        linestyle="--",
-        label=f"{clean(typed, 20)} before the reading",
-    )
-    ax.legend(frameon=False, fontsize=8, loc="best")
-    return f"{_count(int(older.sum()), 'tag is', 'tags are')} older than {clean(typed, 20)} ({cut:%Y-%m-%d})"
-
-
-def _date_axis(ax: Axes, edges: Any) -> None:
-    dates = _dates()
-    locator = dates.AutoDateLocator(minticks=3, maxticks=9)
-    ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, show_offset=False))
-    ax.set_xlim(edges[0], edges[-1])
+def _parts(text: str) -> Iterator[str]:
+    start = 0
+    for place, letter in enumerate(text):
+        if letter in "/-_ ":
+            yield text[start : place + 1]
+            start = place + 1
+    yield text[start:]
 
 
 # -- sharing ----------------------------------------------------------------------------------
 
 
-def _write_cells(ax: Axes, cells: Any) -> None:
-    """Write each number into its cell, in the colour that is read on it."""
-    half = cells.max() * 0.65
+def _draw_cells(ax: Axes, cells: Any, ink: Ink) -> None:
+    """Colour the cells that hold something, and write each number in the colour that is read on it."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    heat = LinearSegmentedColormap.from_list("shared", list(ink.heat))
+    largest = float(cells.max())
+    ax.set_xlim(0, cells.shape[1])
+    ax.set_ylim(cells.shape[0], 0)
     for row, column in np.argwhere(~np.ma.getmaskarray(cells) & (cells.filled(0) > 0)):
-        value = cells[row, column]
-        colour = "white" if value > half else "black"
-        number = f"{value:.3g}" if value >= 0.01 else "<0.01"
-        ax.text(column + 0.5, row + 0.5, number, ha="center", va="center", size=8, color=colour)
+        value = float(cells[row, column])
+        number = f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else "<0.01"
+        face = heat(value / largest)
+        ax.add_patch(Rectangle((column + 0.02, row + 0.03), 0.96, 0.94, facecolor=face, linewidth=0))
+        ax.text(column + 0.5, row + 0.5, number, ha="center", va="center", size=8, color=_readable_on(face))
+
+
+def _readable_on(colour: Any) -> str:
+    """Return black or white, whichever stands out more."""
+    return "#FFFFFF" if lightness(colour) < ALIKE else "#101214"

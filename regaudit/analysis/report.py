@@ -1,233 +1,61 @@
-"""The report: a folder with every table as CSV, three plots, and one page that shows them together."""
+"""The report: a folder with every table and finding as CSV, Parquet and a workbook, plots, one page, and a summary."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.resources import files
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from regaudit._version import __version__
+from regaudit.analysis.drawing import picture
 from regaudit.analysis.findings import findings
 from regaudit.analysis.footprint import footprint
 from regaudit.analysis.labels import REQUIRED_LABELS
-from regaudit.analysis.plots import plot_ages, plot_sharing, plot_storage
+from regaudit.analysis.plots import plot_layers, plot_sharing, plot_storage, plot_treemap
+from regaudit.analysis.plots_of_time import plot_ages, plot_growth
+from regaudit.analysis.report_page import page
+from regaudit.analysis.report_summary import summary
+from regaudit.analysis.report_tables import Rules
 from regaudit.analysis.tags import duplicate_tags, stale_tags
+from regaudit.inventory.parquet import write_frame
 from regaudit.inventory.snapshot import Snapshot
-from regaudit.inventory.spreadsheet import write_csv
-from regaudit.text import atomic_write, escape, human_bytes, owned_folder
+from regaudit.inventory.spreadsheet import with_human_sizes, write_csv
+from regaudit.inventory.workbook import write_workbook
+from regaudit.text import atomic_write, owned_folder
 
 OLDER_THAN = "180D"
 KEEP_LATEST = 5
-# A page of more rows is slow to open; the CSV files have them all.
-MOST_ROWS = 2000
+PAGE, SUMMARY, WORKBOOK = "index.html", "summary.md", "report.xlsx"
+# A workbook takes some 9 µs of processor time for each cell: about 5 seconds for as many.
+MOST_CELLS = 500_000
+_UNFINISHED = ".unfinished"
+_FOLDERS = ("plots", "parquet")
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="referrer" content="no-referrer">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p>Read {taken}. Sizes are what manifests declare; ages are measured at that time.</p>
-{warning}
-<nav aria-label="Sections">{links}</nav>
-<dl>{summary}</dl>
-</header>
-<main>
-{main}
-</main>
-<footer>Written by regaudit {version}. The tables without loss are in the snapshot folder; the CSV files beside this page
-put a <code>&#39;</code> before text that a spreadsheet would run.</footer>
-<script>{script}</script>
-</body>
-</html>
-"""
-_TABLE = """<section class="table" id="{name}">
-<h2>{heading}</h2>
-<p>{lead}</p>
-<div class="find" hidden><input type="search" aria-label="Search {heading}" placeholder="Search"> <output></output></div>
-<div class="scroll" tabindex="0" role="region" aria-label="{heading}"><table><thead><tr>{head}</tr></thead>
-<tbody>{body}</tbody></table></div>
-<p>{rest}</p>
-</section>"""
-_FIGURE = '<figure><img alt="{meaning}" src="data:image/png;base64,{data}"></figure>'
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A table of the page: which file has all of it, and which columns are shown under which heading."""
-
-    name: str
-    heading: str
-    columns: Mapping[str, str]
-    none: str
-
-
-_FINDING_COLUMNS = {
-    "repository": "repository",
-    "tag": "tag",
-    "digest": "digest",
-    "created": "created",
-    "content_bytes": "content",
-    "reason": "reason",
-}
-_TABLES = (
-    _Table(
-        "footprint",
-        "Repositories",
-        {
-            "repository": "repository",
-            "tag_count": "tags",
-            "manifest_count": "manifests",
-            "blob_count": "blobs",
-            "content_bytes": "content",
-            "unique_bytes": "only here",
-            "shared_bytes": "shared",
-            "complete": "fully read",
-        },
-        "No repository was to be read.",
-    ),
-    _Table(
-        "stale",
-        "Stale tags",
-        {
-            "repository": "repository",
-            "tag": "tag",
-            "digest": "digest",
-            "created": "created",
-            "pushed": "pushed",
-            "rank": "rank",
-            "content_bytes": "content",
-            "reason": "reason",
-        },
-        "No tag is stale by this rule.",
-    ),
-    _Table(
-        "duplicates",
-        "Duplicate tags",
-        {
-            "repository": "repository",
-            "tag": "tag",
-            "digest": "digest",
-            "created": "created",
-            "content_bytes": "content",
-            "reason": "reason",
-        },
-        "No tag holds the same content as another one.",
-    ),
-    _Table(
-        "broken_tags",
-        "Broken tags",
-        _FINDING_COLUMNS,
-        "No tag that was read is broken, as far as manifests and configs tell; blobs were not asked for.",
-    ),
-    _Table(
-        "orphaned_signatures",
-        "Orphaned signatures",
-        _FINDING_COLUMNS,
-        "No orphan was found in the repositories that were read completely.",
-    ),
-    _Table(
-        "largest_images",
-        "Largest images",
-        {**_FINDING_COLUMNS, "unique_bytes": "held by it alone"},
-        "No image of known size has a tag.",
-    ),
-    _Table(
-        "largest_layers",
-        "Largest layers",
-        {
-            "digest": "digest",
-            "size_bytes": "size",
-            "manifest_count": "manifests",
-            "repository_count": "repositories",
-            "repositories": "in",
-        },
-        "No layer of known size was read.",
-    ),
-    _Table(
-        "missing_labels", "Without labels", _FINDING_COLUMNS, "No image whose config was read lacks one of the labels."
-    ),
-    _Table(
-        "naming_streams",
-        "Names of tags",
-        {
-            "repository": "repository",
-            "stream": "stream",
-            "tag_count": "tags",
-            "digest_count": "digests",
-            "content_bytes": "content",
-            "oldest": "oldest",
-            "newest": "newest",
-            "example": "example",
-        },
-        "No tag was read.",
-    ),
-    _Table(
-        "tags",
-        "All tags",
-        {
-            "repository": "repository",
-            "tag": "tag",
-            "kind": "kind",
-            "digest": "digest",
-            "created": "created",
-            "content_bytes": "content",
-        },
-        "No tag was read.",
-    ),
-    _Table(
-        "problems",
-        "Problems",
-        {
-            "repository": "repository",
-            "identifier": "what",
-            "stage": "while reading",
-            "error": "error",
-            "status": "status",
-            "message": "message",
-            "blocking": "blocks deletion",
-        },
-        "None: everything was read.",
-    ),
-)
-_PLOTS: Mapping[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
-    "storage": (plot_storage, {}, "Bars: bytes of each repository, in it only and shared with others"),
-    "ages": (
-        plot_ages,
-        {"older_than": OLDER_THAN},
-        f"Bars: tags by month of creation, those older than {OLDER_THAN} marked",
-    ),
-    "sharing": (plot_sharing, {}, "Heat map: bytes of layers that each pair of repositories shares"),
-}
+_Pictures = Mapping[str, tuple[str, bytes, bytes]]
 
 
 def report(
     snapshot: Snapshot,
     folder: str | os.PathLike[str],
     *,
+    older_than: str | None = OLDER_THAN,
+    keep_latest: int | None = KEEP_LATEST,
+    labels: Iterable[str] = REQUIRED_LABELS,
     stale: pd.DataFrame | None = None,
     duplicates: pd.DataFrame | None = None,
+    xlsx: bool | None = None,
 ) -> Path:
-    """Write a report of a snapshot into a folder: CSV files, plots, and one page that shows all.
+    """Write a report of a snapshot into a folder: tables and findings, plots, one page that shows all, a summary.
 
-    The page is one file that asks for nothing from the network and runs no script but its own.
-    Each file appears whole or not at all, the page last; other files of the folder are left alone.
+    The page is one file that asks for nothing from the network and runs no script but its own. Everything is
+    written aside first and then put in its place, file by file, the page last: where that fails, an older report
+    stays as it was. Other files of the folder are left alone, and no symbolic link in it is followed.
 
     Parameters
     ----------
@@ -235,188 +63,151 @@ def report(
         One reading of a registry.
     folder : path
         Made if missing. A symbolic link is refused.
+    older_than : str or None
+        For stale tags, and for the cut in the picture of ages.
+    keep_latest : int or None
+        For stale tags.
+    labels : iterable of str
+        For `missing_labels`.
     stale : pandas.DataFrame, optional
-        From `stale_tags`; by default with ``older_than="180D", keep_latest=5``.
+        From `stale_tags`, or any other candidates; by default by `older_than` and `keep_latest`.
     duplicates : pandas.DataFrame, optional
         From `duplicate_tags`; by default with its defaults.
+    xlsx : bool, optional
+        Whether to write the workbook; by default where all tables together have at most half a million
+        cells, which takes some five seconds. The page says where there is none.
 
     Returns
     -------
     pathlib.Path
-        The page, ``index.html``. Beside it: ``tags.csv`` and each other table of the snapshot,
-        ``footprint.csv``, ``stale.csv``, ``duplicates.csv``, one for each of `findings`, ``plots/*.png``.
+        The page, ``index.html``. Beside it: ``tags.csv`` and each other table of the snapshot, ``footprint.csv``,
+        ``stale.csv``, ``duplicates.csv``, one for each of `findings`, the same as ``parquet/*.parquet`` and as sheets
+        of ``report.xlsx``, ``plots/*.png`` and ``*-dark.png``, and ``summary.md`` for a pull request. In CSV and
+        workbook ``content_human`` stands behind ``content_bytes``, and so on.
 
     Raises
     ------
     UsageError
-        Where the folder, or ``plots`` in it, is a file or a symbolic link.
+        Where the folder, or one in it, is a file or a symbolic link, or a rule cannot be understood.
     """
     target = owned_folder(folder)
-    rules = _rules(stale is None, duplicates is None)
-    frames = {
+    for name in _FOLDERS:
+        owned_folder(target / name)
+    rules = Rules(older_than, keep_latest, tuple(labels), _given(stale=stale, duplicates=duplicates))
+    frames = _frames(snapshot, rules, stale, duplicates)
+    parts = _Parts(snapshot, frames, rules, _with_workbook(frames, xlsx))
+    with _put_in_place(target) as aside:
+        parts.write(aside)
+    return target / PAGE
+
+
+def _given(**frames: pd.DataFrame | None) -> frozenset[str]:
+    return frozenset(name for name, frame in frames.items() if frame is not None)
+
+
+def _frames(
+    snapshot: Snapshot, rules: Rules, stale: pd.DataFrame | None, duplicates: pd.DataFrame | None
+) -> dict[str, pd.DataFrame]:
+    if stale is None:
+        stale = stale_tags(snapshot, older_than=rules.older_than, keep_latest=rules.keep_latest)
+    return {
         **snapshot.tables,
         "footprint": footprint(snapshot),
-        "stale": stale_tags(snapshot, older_than=OLDER_THAN, keep_latest=KEEP_LATEST) if stale is None else stale,
+        "stale": stale,
         "duplicates": duplicate_tags(snapshot) if duplicates is None else duplicates,
-        **findings(snapshot),
+        **findings(snapshot, labels=rules.labels),
     }
-    for name, frame in frames.items():
-        write_csv(frame, target / f"{name}.csv")
-    pictures = {name: _picture(snapshot, name) for name in _PLOTS}
-    plots = owned_folder(target / "plots")
-    for name, picture in pictures.items():
-        with atomic_write(plots / f"{name}.png", "wb") as file:
-            file.write(picture)
-    page = target / "index.html"
-    with atomic_write(page) as file:
-        file.write(_page(snapshot, frames, pictures, rules))
-    return page
 
 
-def _rules(own_stale: bool, own_duplicates: bool) -> dict[str, str]:  # noqa: FBT001 -- one of each, named at the call
-    given = "As given to the report: each row says why it is here."
-    stale = (
-        f"Rule: older than {OLDER_THAN} by the time of creation, and not among the {KEEP_LATEST} newest images of its "
-        "repository; a tag of unknown age is never stale."
-    )
-    duplicates = "Rule: another tag of the same repository, which is not listed, has the same digest, config or layers."
-    then = " What would go with these tags, what is refused, and how many bytes come back, is what a plan says: regaudit plan."
+def _with_workbook(frames: Mapping[str, pd.DataFrame], wanted: bool | None) -> bool:  # noqa: FBT001 -- the user's option, as it is
+    return sum(frame.size for frame in frames.values()) <= MOST_CELLS if wanted is None else wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a report consists of, and how each part is written."""
+
+    snapshot: Snapshot
+    frames: Mapping[str, pd.DataFrame]
+    rules: Rules
+    workbook: bool
+
+    def write(self, folder: Path) -> None:
+        """Write all of it into an empty folder."""
+        for name in _FOLDERS:
+            (folder / name).mkdir()
+        for name, frame in self.frames.items():
+            write_csv(with_human_sizes(frame), folder / f"{name}.csv")
+            write_frame(frame, folder / "parquet" / f"{name}.parquet")
+        if self.workbook:
+            with atomic_write(folder / WORKBOOK, "wb") as file:
+                title = f"Audit of {self.snapshot.registry}"
+                write_workbook(self.frames, file, title=title, at=self.snapshot.taken_at)
+        pictures = self._draw(folder / "plots")
+        with atomic_write(folder / SUMMARY) as file:
+            file.write(summary(self.snapshot, self.frames, self.rules))
+        with atomic_write(folder / PAGE) as file:
+            file.write(page(self.snapshot, self.frames, pictures, self.rules, self._files()))
+
+    def _draw(self, folder: Path) -> _Pictures:
+        pictures = {}
+        for name, (meaning, plot) in _plots(self.rules.older_than).items():
+            light, dark = (picture(partial(plot, self.snapshot), dark=dark) for dark in (False, True))
+            pictures[name] = (meaning, light, dark)
+            for file_name, image in ((f"{name}.png", light), (f"{name}-dark.png", dark)):
+                with atomic_write(folder / file_name, "wb") as file:
+                    file.write(image)
+        return pictures
+
+    def _files(self) -> str:
+        cells = sum(frame.size for frame in self.frames.values())
+        sheets = (
+            f"{WORKBOOK} (a sheet each)"
+            if self.workbook
+            else f"no workbook, for {cells:,} cells take long (xlsx=True, or --xlsx, writes it all the same)"
+        )
+        return (
+            f"Beside this page: a CSV file for each table and finding, parquet/ (the same without loss), {sheets}, plots/, "
+            f"and {SUMMARY} for a pull request."
+        )
+
+
+def _plots(older_than: str | None) -> dict[str, tuple[str, Callable[..., Any]]]:
+    """Return what each picture means and what draws it, those beside each other that are about as high."""
+    marked = f", those older than {older_than} marked" if older_than else ""
     return {
-        "footprint": "Bytes of distinct configs and layers. Shared ones come back only when every repository gives them up.",
-        "stale": (stale if own_stale else given) + then,
-        "duplicates": (duplicates if own_duplicates else given) + then,
-        "broken_tags": "Tags that cannot be pulled, or not for every platform: the manifest, a child of the index or a config is gone.",
-        "orphaned_signatures": "Signatures, attestations and SBOMs of which nothing in the repository leads to the subject."
-        + then,
-        "largest_images": "By the distinct configs and layers of an image and its children; what it alone holds would come back with it.",
-        "largest_layers": "A layer goes when the last manifest that holds it goes.",
-        "missing_labels": f"Labels or annotations that every image should have: {', '.join(REQUIRED_LABELS)}.",
-        "naming_streams": "What tags are called; what two streams share counts in both.",
-        "tags": "Every tag that was listed; a missing digest is one that was not read.",
-        "problems": "What was not read, and whether that keeps anything there from being deleted.",
+        "storage": ("Bars: bytes of each repository, in it only and shared with others", plot_storage),
+        "layers": ("Bars: the biggest layers, and whether several repositories share them", plot_layers),
+        "treemap": ("Treemap: every byte once, by the repository that alone holds it, or shared", plot_treemap),
+        "sharing": ("Heat map: bytes of layers that each pair of repositories shares", partial(plot_sharing, top=9)),
+        "ages": (f"Bars: tags by date of creation{marked}", partial(plot_ages, older_than=older_than)),
+        "growth": ("Line: stored bytes by the date of the oldest image that holds them", plot_growth),
     }
 
 
-# -- pictures ---------------------------------------------------------------------------------
+# -- on disk ----------------------------------------------------------------------------------
 
 
-def _picture(snapshot: Snapshot, name: str) -> bytes:
-    """Return a plot as PNG, made without pyplot and so without a window or a figure that stays behind."""
-    from matplotlib.figure import Figure
-
-    plot, options, _ = _PLOTS[name]
-    figure = Figure(layout="constrained")
-    ax = figure.subplots()
-    plot(snapshot, ax=ax, **options)
-    rows = len(ax.get_yticks()) if ax.axison else 1
-    figure.set_size_inches(9, 3.6 if name == "ages" else 1.9 + 0.38 * rows)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-# -- the page ---------------------------------------------------------------------------------
-
-
-def _page(
-    snapshot: Snapshot, frames: Mapping[str, pd.DataFrame], pictures: Mapping[str, bytes], rules: Mapping[str, str]
-) -> str:
-    style, script = (files("regaudit.analysis").joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    figures = [
-        _FIGURE.format(meaning=escape(_PLOTS[name][2]), data=base64.b64encode(picture).decode())
-        for name, picture in pictures.items()
-    ]
-    sections = [_section(table, frames[table.name], rules[table.name]) for table in _TABLES]
-    return _PAGE.format(
-        policy=_policy(style, script),
-        title=escape(f"Audit of {snapshot.registry}"),
-        style=style,
-        taken=escape(_moment(snapshot.taken_at)),
-        warning=_warning(snapshot),
-        links="".join(
-            f'<a href="#{table.name}">{escape(table.heading)} ({len(frames[table.name]):,})</a>' for table in _TABLES
-        ),
-        summary="".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in snapshot.summary().items()),
-        main="\n".join([*figures, *sections]),
-        version=escape(__version__),
-        script=script,
-    )
+@contextmanager
+def _put_in_place(target: Path) -> Iterator[Path]:
+    """Give a folder to write into; what is in it at the end takes its place in the target, the page last."""
+    aside = target / _UNFINISHED
+    _discard(aside)
+    aside.mkdir()
+    try:
+        yield aside
+        written = sorted(path for path in aside.rglob("*") if path.is_file())
+        for path in sorted(written, key=lambda path: path.name == PAGE):
+            path.replace(target / path.relative_to(aside))
+        if aside / WORKBOOK not in written:
+            (target / WORKBOOK).unlink(missing_ok=True)  # of an earlier report, and no part of this one
+    finally:
+        _discard(aside)
 
 
-def _policy(style: str, script: str) -> str:
-    """Return a content security policy under which this style and script run, and nothing else does or loads."""
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    own = f"style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'"
-    return f"default-src 'none'; img-src data:; {own}; base-uri 'none'; form-action 'none'"
-
-
-def _warning(snapshot: Snapshot) -> str:
-    if snapshot.complete:
-        return ""
-    return '<p class="warn">Not everything was read: see Problems. Figures are of what was read.</p>'
-
-
-def _section(table: _Table, frame: pd.DataFrame, rule: str) -> str:
-    if frame.empty:
-        return f'<section id="{table.name}"><h2>{escape(table.heading)}</h2><p>{escape(table.none)}</p></section>'
-    columns = [name for name in table.columns if name in frame.columns]
-    shown = frame[columns].head(MOST_ROWS)
-    head = "".join(f'<th scope="col"{_style(name)}>{escape(table.columns[name])}</th>' for name in columns)
-    rows = zip(*(_cells(name, shown[name]) for name in columns), strict=True)
-    return _TABLE.format(
-        name=table.name,
-        heading=escape(table.heading),
-        lead=escape(rule),
-        head=head,
-        body="\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows),
-        rest=_rest(table.name, len(shown), len(frame)),
-    )
-
-
-def _rest(name: str, shown: int, rows: int) -> str:
-    file = f'<a href="{name}.csv">{name}.csv</a>'
-    if shown == rows:
-        return f"{rows:,} {'row' if rows == 1 else 'rows'}; also in {file}."
-    return f"The first {shown:,} of {rows:,} rows; all of them are in {file}."
-
-
-def _is_number(name: str) -> bool:
-    return name.endswith(("_bytes", "_count", "_days")) or name in {"rank", "status"}
-
-
-def _style(name: str) -> str:
-    if _is_number(name):
-        return ' class="number"'
-    if name in {"reason", "message"}:
-        return ' class="text"'
-    return ' class="short"' if name in {"digest", "created", "pushed", "kind", "oldest", "newest"} else ""
-
-
-def _cells(name: str, column: pd.Series[Any]) -> Iterable[str]:
-    """Return a column as table cells; whatever is not known is an empty cell."""
-    for value in column.astype("object"):
-        if pd.isna(value):
-            yield f"<td{_style(name)}></td>"
-        elif name == "digest":
-            yield f'<td{_style(name)} title="{escape(value)}"><code>{escape(_short(str(value)))}</code></td>'
-        else:
-            yield f"<td{_style(name)}>{escape(_text(name, value))}</td>"
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return _moment(value)
-    if name.endswith("_bytes"):
-        return human_bytes(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _short(digest: str) -> str:
-    algorithm, _, encoded = digest.partition(":")
-    return f"{algorithm}:{encoded[:12]}"
-
-
-def _moment(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def _discard(folder: Path) -> None:
+    """Take away what a report that was killed left behind; a link goes, and not what it points to."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)

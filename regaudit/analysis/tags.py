@@ -89,7 +89,7 @@ def stale_tags(
     if clock not in CLOCKS:
         raise UsageError(f"{clean(clock, 40)!r} is not a clock: write clock='created' or clock='pushed'")
     tags, listed = snapshot.tags, may_be_listed(snapshot.tags)
-    tags = _with_age(tags, listed, clock, _check_now(snapshot.taken_at if now is None else now))
+    tags = _with_age(tags, listed, clock, check_now(snapshot.taken_at if now is None else now))
     stale = tags["age"].notna() & listed & _selected(tags["tag"], match, protect) & _beyond(tags, limit, kept)
     found = tags[stale]
     found = found.iloc[_sorted_rows(_places(found["repository"]), _moments(found[clock]), _tag_places(found))]
@@ -224,7 +224,8 @@ def _check_count(keep_latest: Any) -> int:
     return int(keep_latest)
 
 
-def _check_now(now: datetime) -> pd.Timestamp:
+def check_now(now: datetime) -> pd.Timestamp:
+    """Return the moment at which age is measured, as UTC; raises `UsageError` where it has no time zone."""
     moment = pd.Timestamp(now) if isinstance(now, datetime) else pd.NaT
     if moment is pd.NaT or moment.tzinfo is None:
         raise UsageError(f"now={clean(now, 60)} has no time zone: write datetime.now(UTC)")

@@ -83,8 +83,8 @@ def audit(
     with connect(host) as registry:
         snapshot = collect(registry, *patterns, into=folder / "snapshot", **options)
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
-    if snapshot.tags[["digest", "image_id"]].isna().all(axis=None) and not snapshot.complete and not interrupted:
-        end(f"nothing could be read: {snapshot.problems['message'].iloc[0]}", 1)
+    if snapshot.why_nothing is not None:
+        end(f"nothing could be read: {snapshot.why_nothing}", 1)
     snapshot.to_csv(folder)
     click.echo(snapshot)
     show(snapshot.problems, ["repository", "identifier", "error", "message"])
@@ -130,11 +130,32 @@ def duplicates(snapshot_folder: str, out: str | None) -> None:
 @main.command()
 @snapshot_argument
 @click.option("--out", default="report", show_default=True, metavar="DIR", help="Folder of the report.")
-def report(snapshot_folder: str, out: str) -> None:
-    """Write a report: a CSV for each table and finding, plots, and index.html, which opens offline."""
+@click.option("--label", "labels", multiple=True, metavar="KEY", help="A label that images must have; may be repeated.")
+@click.option("--xlsx/--no-xlsx", default=None, help="The workbook; by default where it takes seconds, not minutes.")
+@protect_option
+@rule_options
+def report(
+    snapshot_folder: str,
+    out: str,
+    labels: tuple[str, ...],
+    xlsx: bool | None,
+    protect: tuple[str, ...],
+    rule: dict[str, Any],
+) -> None:
+    """Write a report: a CSV, a Parquet file and a sheet for each table and finding, plots, and summary.md for a pull request.
+
+    index.html shows all of it, and opens offline. Stale is what the options say, as for `regaudit stale`; without any,
+    what is older than 180D and not among the newest 5 of its repository.
+    """
+    from regaudit.analysis.labels import REQUIRED_LABELS
     from regaudit.analysis.report import report as write_report
 
-    click.echo(f"written: {write_report(load_snapshot(snapshot_folder), out)}")
+    snapshot = load_snapshot(snapshot_folder)
+    options: dict[str, Any] = {"labels": labels or REQUIRED_LABELS, "xlsx": xlsx}
+    if protect or rule != {"older_than": None, "keep_latest": None, "clock": "created", "match": None}:
+        options |= {name: rule[name] for name in ("older_than", "keep_latest")}
+        options["stale"] = stale_of(snapshot, rule, protect)
+    click.echo(f"written: {write_report(snapshot, out, **options)}")
 
 
 @main.command()

@@ -43,6 +43,14 @@ _CODED = {"digest", "name", "word"}
 _STEADY = {"count", "time"}
 
 
+def write_frame(frame: pd.DataFrame, path: Path) -> Path:
+    """Write any table as it is, for other programs to read: digests are text, names and words dictionaries."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    with atomic_write(path, "wb") as file:
+        pq.write_table(table, file, compression=_COMPRESSION, row_group_size=_GROUP_ROWS)
+    return path
+
+
 def write_digests(path: Path, dictionary: pd.Index[Any]) -> None:
     """Write the dictionary of a snapshot's digests, each once, in its order."""
     schema = pa.schema([("digest", pa.string())])

@@ -107,6 +107,14 @@ class Snapshot:
         """Whether all of the registry was read: only then does nothing unseen hold the same layers."""
         return set(self.patterns) <= {"**"} and self.complete
 
+    @property
+    def why_nothing(self) -> str | None:
+        """Why nothing at all could be read, as the first problem says it; None where something was, or was not asked for."""
+        interrupted = (self.problems["error"] == "interrupted").any()
+        if self.complete or interrupted or self.tags[["digest", "image_id"]].notna().any(axis=None):
+            return None
+        return clean(self.problems["message"].iloc[0])
+
     # -- on disk ------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from regaudit.text import CSV_SUSPECT, LONGEST_CELL, atomic_write, csv_guard
+from regaudit.text import CSV_SUSPECT, LONGEST_CELL, atomic_write, csv_guard, human_bytes
 
 # Rows that are text at a time: some 40 MB of a table of digests.
 _SLICE_ROWS = 1 << 17
@@ -39,6 +39,28 @@ def write_csv(frame: pd.DataFrame, path: Path) -> Path:
             last = pc.binary_join_element_wise(last, _END, "")
             file.write(_bytes_of(pc.binary_join_element_wise(*first, last, ",")))
     return path
+
+
+def with_human_sizes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which a column of text that people read stands behind each column of bytes.
+
+    Behind ``content_bytes`` stands ``content_human``: ``1.5 GiB``, and nothing where the size is not known.
+    """
+    columns = {}
+    for name, column in frame.items():
+        columns[name] = column
+        if str(name).endswith("_bytes"):
+            columns[f"{str(name).removesuffix('bytes')}human"] = _human(column)
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _human(sizes: pd.Series[Any]) -> pd.Series[Any]:
+    # As categories: of ten million edges to a hundred thousand layers only these are made into text.
+    codes, distinct = pd.factorize(sizes)
+    texts, places = np.unique([human_bytes(size) for size in distinct], return_inverse=True)
+    codes = np.append(places, -1)[codes] if len(places) else codes
+    made = pd.Categorical.from_codes(codes, categories=pd.Index(texts, dtype="string"))
+    return pd.Series(made, index=sizes.index)
 
 
 def _header(frame: pd.DataFrame) -> bytes:
