@@ -293,6 +293,16 @@ def record_outcomes(journal: Journal, run: str, outcomes: Iterable[Outcome]) -> 
 
 def recorded_run(journal: Journal, name: str) -> Run:
     """Return a run as a journal has it; raises `JournalError` where it does not know it."""
+    try:
+        return _recorded_run(journal, name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JournalError(
+            f"the run {clean(name, 60)!r} cannot be read ({clean(error, 80)}): "
+            "`regaudit journal verify` says which entry was changed"
+        ) from None
+
+
+def _recorded_run(journal: Journal, name: str) -> Run:
     entries = list(journal.entries(name))
     started = next((entry.data for entry in entries if entry.event == "started"), None)
     if started is None:
