@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_OPTIONS ?= -n auto --dist loadfile
 
-.PHONY: demo notebook test test-browser lint bench clean
+.PHONY: demo notebook test test-browser lint bench fuzz clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/regaudit demo
@@ -27,8 +27,12 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(VENV)/bin/python benchmarks/results.py $(if $(QUICK),--quick)
 
+# Ten minutes unless `make fuzz SECONDS=3600`; `TARGETS="manifest plan"` searches in some parsers alone.
+fuzz: $(VENV)/installed-fuzz
+	$(VENV)/bin/python tests/fuzzing.py --seconds $(or $(SECONDS),600) $(TARGETS)
+
 clean:
-	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,6 +44,7 @@ $(VENV)/installed-notebook: EXTRA = notebook
 $(VENV)/installed-test: EXTRA = test,browser
 $(VENV)/installed-dev: EXTRA = dev
 $(VENV)/installed-bench: EXTRA = test,fast
+$(VENV)/installed-fuzz: EXTRA = test,fuzz
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[$(EXTRA)]"
 	@touch $@
