@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_OPTIONS ?= -n auto --dist loadfile
 
-.PHONY: demo notebook test test-browser lint bench fuzz clean
+.PHONY: demo notebook test test-browser lint bench fuzz soak clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/regaudit demo
@@ -30,6 +30,10 @@ bench: $(VENV)/installed-bench
 # Ten minutes unless `make fuzz SECONDS=3600`; `TARGETS="manifest plan"` searches in some parsers alone.
 fuzz: $(VENV)/installed-fuzz
 	$(VENV)/bin/python tests/fuzzing.py --seconds $(or $(SECONDS),600) $(TARGETS)
+
+# Audits, deletions and their undoing under faults, for ten minutes unless `make soak SECONDS=7200`.
+soak: $(VENV)/installed-test
+	$(VENV)/bin/python tests/soak.py --seconds $(or $(SECONDS),600)
 
 clean:
 	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

@@ -469,7 +469,7 @@ def search(name: str, seconds: float, seed: int) -> int:
         except BaseException:
             found = _found(name) / f"crash-{seed}-{tried}"
             found.write_bytes(data)
-            print(f"{name}: {found} breaks it", file=sys.stderr)  # noqa: T201 -- a program
+            print(f"{name}: {found} breaks it", file=sys.stderr)
             raise
     return tried
 
@@ -520,9 +520,9 @@ def _searched(name: str, seconds: int, *, by_coverage: bool) -> bool:
     """Search one target, say how many inputs were tried, and return whether all held."""
     if not by_coverage:
         try:
-            print(f"{name}: {search(name, seconds, random.SystemRandom().randrange(10**6)):,} inputs", flush=True)  # noqa: T201
+            print(f"{name}: {search(name, seconds, random.SystemRandom().randrange(10**6)):,} inputs", flush=True)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the finding
-            print(f"{name}: BROKEN: {error!r}", flush=True)  # noqa: T201
+            print(f"{name}: BROKEN: {error!r}", flush=True)
             return False
         return True
     command = [sys.executable, __file__, "--one", "--seconds", str(seconds), name]
@@ -531,7 +531,7 @@ def _searched(name: str, seconds: int, *, by_coverage: bool) -> bool:
     )
     (_found(name).parent / f"{name}.log").write_text(done.stdout)
     tried = next((line.split()[-1] for line in done.stdout.splitlines() if "number_of_executed_units" in line), "?")
-    print(f"{name}: {tried} inputs{'' if done.returncode == 0 else ' BROKEN: see .fuzz/' + name + '.log'}", flush=True)  # noqa: T201
+    print(f"{name}: {tried} inputs{'' if done.returncode == 0 else ' BROKEN: see .fuzz/' + name + '.log'}", flush=True)
     return done.returncode == 0
 
 

@@ -4,7 +4,6 @@ Most tests speak to the sandbox, whose store is the ground truth. `Front` stands
 answer to a DELETE has to lie, be lost or come late.
 """
 
-import http.client
 import itertools
 import json
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from hostile import Cut, Hostile, error, redirect, reply
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from proxy import passed_on
 
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
@@ -450,14 +450,7 @@ class Front:
         return self.on_delete(seen, self.forward)
 
     def forward(self, seen):
-        connection = http.client.HTTPConnection(self._sandbox.host)
-        connection.request(seen.method, seen.target, seen.body, dict(seen.headers))
-        answer = connection.getresponse()
-        body = answer.read()
-        connection.close()
-        fields = [(k, v) for k, v in answer.getheaders() if k.lower() not in {"content-length", "date"}]
-        length = -1 if seen.method != "HEAD" else int(answer.getheader("content-length", "0"))
-        return reply(answer.status, body, headers=fields, length=length)
+        return passed_on(seen, self._sandbox.host)
 
 
 @pytest.fixture
