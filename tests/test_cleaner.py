@@ -598,6 +598,15 @@ def test_a_404_of_a_server_that_is_no_registry_any_more_is_not_taken_for_success
     assert only(front.shop.execute(front.shop.plan("a"))) == "unknown"
 
 
+def test_a_deletion_that_a_proxy_sent_twice_can_be_undone(front):
+    """It tells of the second time, which is a 404: nobody can know whose deletion the first was."""
+    front.on_delete = lambda seen, forward: (forward(seen), forward(seen))[1]
+    run = front.shop.execute(front.shop.plan("a"))
+    assert only(run) == "already_absent"
+    assert only(front.shop.cleaner.undo(run)) == "restored"
+    assert "a" in front.shop.store.tags(APP)
+
+
 def test_nothing_follows_a_redirect_of_a_delete(front):
     with Hostile() as other:
         front.on_delete = instead(redirect(f"{other.url}/v2/x", 307))

@@ -210,7 +210,7 @@ def _classify_gone(reply: Response, *, again: bool) -> tuple[str, str]:
     if reply.status in _ACCEPTED:
         return "deleted", "" if reply.status == 202 else f"the answer was {reply.status}"
     if reply.status == 404 and not again:
-        return "already_absent", "somebody else deleted it at the same time"
+        return "already_absent", "somebody else deleted it at the same time, or a proxy sent the request twice"
     return "deleted_unconfirmed", f"gone, although the answer was {_said(reply)}"
 
 

@@ -136,8 +136,13 @@ class Restoration:
     # -- what there is to put back ------------------------------------------------------------
 
     def _is_ours(self, outcome: Outcome) -> bool:
-        """Return whether a row may be gone by our doing; a kept tag that somebody else took away is not."""
-        return outcome.outcome in UNDOABLE and (outcome.outcome != "lost" or self._intent(outcome.key) is not None)
+        """Return whether a row may be gone by our doing; a kept tag that somebody else took away is not.
+
+        What was there, was asked for and answered by a 404 may be: a proxy that sent the request twice tells of the second.
+        """
+        if outcome.outcome in {"lost", "already_absent"}:
+            return self._intent(outcome.key) is not None
+        return outcome.outcome in UNDOABLE
 
     def _saved(self, deleted: Outcome) -> _Saved:
         intent = self._intent(deleted.key)
