@@ -459,7 +459,9 @@ def _of(kind: type[T], value: Any) -> T:
 
 def _time(text: str) -> str:
     moment = parse_time(text)
-    if moment is None or moment.isoformat() != text:  # as it was written: other spellings are read by some, and not by all
+    if (
+        moment is None or moment.isoformat() != text
+    ):  # as it was written: other spellings are read by some, and not by all
         raise ValueError(f"{clean(text, 40)!r} is no time")
     return text
 
