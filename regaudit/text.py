@@ -249,6 +249,15 @@ def html_table(headings: list[str], rows: list[list[object]], render: Callable[[
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def displayed(content: str) -> str:
+    """Return HTML as the display of a value in a notebook: no dollar sign in it begins a formula.
+
+    Jupyter typesets ``$…$`` in HTML with MathJax, which knows links; it leaves out what is of these classes
+    (those of MathJax 2 and 3).
+    """
+    return f'<div class="tex2jax_ignore mathjax_ignore">{content}</div>'
+
+
 def html_summary(lines: Mapping[str, object]) -> str:
     """Return a plain HTML table of texts by heading, everything escaped."""
     rows = "".join(

@@ -31,7 +31,7 @@ from regaudit.errors import (
     RegistryError,
     Unreachable,
 )
-from regaudit.text import clean, escape, html_table
+from regaudit.text import clean, displayed, escape, html_table
 
 logger = logging.getLogger("regaudit.cleaner")
 
@@ -135,13 +135,14 @@ class Run:
     def __str__(self) -> str:
         counted = ", ".join(f"{count} {word}" for word, count in self.counts().items()) or "nothing to do"
         onward = f" (goes on after {', '.join(self.resumes[-3:])})" if self.resumes else ""
-        return f"{self.kind} {self.id}{onward}: {counted}{'; stopped before the end' if self.stopped else ''}"
+        return clean(f"{self.kind} {self.id}{onward}: {counted}{'; stopped before the end' if self.stopped else ''}")
 
     def _repr_html_(self) -> str:
         shown = self.outcomes[:100]
         rows: list[list[object]] = [[o.repository, " ".join(o.tags[:8]), o.outcome, o.detail] for o in shown]
         after = f"<p>{escape(self.advice)}</p>" if self.advice else ""
-        return f"<p>{escape(self)}</p>{html_table(['repository', 'tags', 'outcome', 'detail'], rows)}{after}"
+        table = html_table(["repository", "tags", "outcome", "detail"], rows)
+        return displayed(f"<p>{escape(self)}</p>{table}{after}")
 
 
 # -- which answer means what -----------------------------------------------------------------

@@ -38,7 +38,7 @@ from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.spreadsheet import write_csv
 from regaudit.manifest import load_json
 from regaudit.reference import Digest
-from regaudit.text import atomic_write, clean, escape, html_table, human_bytes, isoformat, parse_time
+from regaudit.text import atomic_write, clean, displayed, escape, html_table, human_bytes, isoformat, parse_time
 
 T = TypeVar("T")
 FORMAT = "regaudit-plan/1"
@@ -311,7 +311,7 @@ class Plan:
         ]
         more = len(self.rows) + len(self.refused) - len(shown)
         note = f"<p>and {more} more in <code>plan.frame()</code></p>" if more else ""
-        return f"<p>{escape(self.headline())}</p>{html_table(headings, rows)}{note}"
+        return displayed(f"<p>{escape(self.headline())}</p>{html_table(headings, rows)}{note}")
 
 
 def plan(

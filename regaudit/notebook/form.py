@@ -32,7 +32,7 @@ from regaudit.cleaner.outcomes import UNDOABLE
 from regaudit.cleaner.plan import Plan
 from regaudit.cleaner.rows import DELETE_TAG, PlanRow
 from regaudit.errors import RegauditError, UsageError
-from regaudit.text import clean, escape, human_age, human_bytes, isoformat, parse_time, redact
+from regaudit.text import clean, displayed, escape, human_age, human_bytes, isoformat, parse_time, redact
 
 if TYPE_CHECKING:
     from regaudit.cleaner.cleaner import Cleaner
@@ -305,7 +305,7 @@ class ReviewForm(anywidget.AnyWidget):
         if bundle is None:
             return None
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
-        summary = (
+        summary = displayed(
             f"<p><strong>Review of {escape(self._plan.registry)}</strong>: {escape(self._title)}.</p>"
             "<p>Run the cell in Jupyter to choose and confirm.</p>"
         )
