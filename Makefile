@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_OPTIONS ?= -n auto --dist loadfile
 
-.PHONY: demo notebook test test-browser lint bench fuzz soak clean
+.PHONY: demo notebook test test-browser lint bench fuzz soak check-dependencies sbom clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/regaudit demo
@@ -35,8 +35,15 @@ fuzz: $(VENV)/installed-fuzz
 soak: $(VENV)/installed-test
 	$(VENV)/bin/python tests/soak.py --seconds $(or $(SECONDS),600)
 
+# Both without a network: what is installed against the list of known vulnerabilities, and a bill of materials (CycloneDX).
+check-dependencies: $(VENV)/installed-test
+	$(VENV)/bin/python tests/supply_chain.py check
+
+sbom: $(VENV)/installed-test
+	$(VENV)/bin/python tests/supply_chain.py sbom > regaudit.cdx.json
+
 clean:
-	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
+	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz regaudit.cdx.json
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

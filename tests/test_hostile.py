@@ -342,6 +342,7 @@ def test_no_reply_takes_more_than_64_mebibytes_of_memory(hostile):
         "lying": reply(200, b"{" + b" " * (64 << 20), length=10**9),
         "error": reply(500, b"x" * (64 << 20)),
         "brackets": reply(200, b"[" * (4 << 20)),
+        "chunk": reply(200, headers={"Transfer-Encoding": "chunked"}, length=None) + b"0" * (64 << 20),
         "names": reply(200, json.dumps({"name": "team/names", "tags": [5] * 1_000_000}).encode()),
     }
     hostile.on("GET /v2/", reply(json={}))
