@@ -65,6 +65,7 @@ class Soak:
     front: FaultProxy
     folder: Path
     repositories: list[str]
+    records: list[Any]
     seed: int = 0
     at_once: int = REPOSITORIES
     rounds: int = 0
@@ -130,7 +131,8 @@ class Soak:
         return {tuple(row) for row in tags[["repository", "tag", "digest"]].astype("string").itertuples(index=False)}
 
     def _check_nothing_is_left(self) -> None:
-        self.front.requests.clear()  # the proxy's own record of what it saw
+        for record in self.records:  # what proxy and sandbox note of each request is in this process too
+            record.clear()
         gc.collect()
         left = self._open_things()
         assert left == self.left, f"after round {self.rounds}: {left}, and {self.left} before the first"
@@ -172,7 +174,8 @@ def soaking(folder: Path, *, real: bool, **options: Any) -> Iterator[Soak]:
         front = opened.enter_context(FaultProxy(server.host))
         execution._VISIBLE_AFTER, before = 1.0, execution._VISIBLE_AFTER
         try:
-            yield Soak(front, folder, [part.name for part in sample.repositories if part.tags], **options)
+            records = [front.requests] if real else [front.requests, server.requests]
+            yield Soak(front, folder, [part.name for part in sample.repositories if part.tags], records, **options)
         finally:
             execution._VISIBLE_AFTER = before
 
