@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_OPTIONS ?= -n auto --dist loadfile
 
-.PHONY: demo notebook test test-browser lint bench docs clean
+.PHONY: demo notebook test test-browser lint bench docs fuzz soak check-dependencies sbom clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/regaudit demo
@@ -31,8 +31,23 @@ bench: $(VENV)/installed-bench
 docs: $(VENV)/installed-docs
 	$(VENV)/bin/sphinx-build -q -W --keep-going -c docs . build/site
 
+# Ten minutes unless `make fuzz SECONDS=3600`; `TARGETS="manifest plan"` searches in some parsers alone.
+fuzz: $(VENV)/installed-fuzz
+	$(VENV)/bin/python tests/fuzzing.py --seconds $(or $(SECONDS),600) $(TARGETS)
+
+# Audits, deletions and their undoing under faults, for ten minutes unless `make soak SECONDS=7200`.
+soak: $(VENV)/installed-test
+	$(VENV)/bin/python tests/soak.py --seconds $(or $(SECONDS),600)
+
+# Both without a network: what is installed against the list of known vulnerabilities, and a bill of materials (CycloneDX).
+check-dependencies: $(VENV)/installed-test
+	$(VENV)/bin/python tests/supply_chain.py check
+
+sbom: $(VENV)/installed-test
+	$(VENV)/bin/python tests/supply_chain.py sbom > regaudit.cdx.json
+
 clean:
-	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz regaudit.cdx.json
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,6 +60,7 @@ $(VENV)/installed-test: EXTRA = test,browser
 $(VENV)/installed-dev: EXTRA = dev
 $(VENV)/installed-docs: EXTRA = docs
 $(VENV)/installed-bench: EXTRA = test,fast
+$(VENV)/installed-fuzz: EXTRA = test,fuzz
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[$(EXTRA)]"
 	@touch $@

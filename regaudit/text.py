@@ -11,6 +11,7 @@ import html
 import os
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -45,6 +46,11 @@ _SECRETS = (
     re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,20}://)[^/\s@]+@"),
 )
 
+# Secrets of this process: a server may say back what it was shown, in words of its own that no pattern knows. The newest
+# ones: a long audit is given many tokens. Shorter ones would take away letters of ordinary words.
+_KNOWN_SECRETS: deque[str] = deque(maxlen=64)
+_SHORTEST_SECRET = 6
+
 _KIBI = 1024.0
 _NO_URL = "(not a URL)"
 
@@ -55,9 +61,17 @@ def clean(text: object, limit: int = 2048) -> str:
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 
 
+def conceal(*secrets: str | None) -> None:
+    """Let `redact` take these out of whatever it is given, in this process."""
+    known = set(_KNOWN_SECRETS)
+    _KNOWN_SECRETS.extend(s for s in secrets if s is not None and len(s) >= _SHORTEST_SECRET and s not in known)
+
+
 def redact(text: object, limit: int = 2048) -> str:
     """Return `clean(text)` with tokens, passwords and URL user information replaced by ``***``."""
     redacted = str(text)
+    for secret in tuple(_KNOWN_SECRETS):
+        redacted = redacted.replace(secret, "***")
     redacted = _SECRETS[0].sub(r"\1 ***", redacted)
     redacted = _SECRETS[1].sub(r"\1***", redacted)
     redacted = _SECRETS[2].sub(r"\1***@", redacted)
@@ -272,6 +286,15 @@ def html_table(headings: list[str], rows: list[list[object]], render: Callable[[
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headings)
     body = "".join("<tr>" + "".join(f"<td>{render(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def displayed(content: str) -> str:
+    """Return HTML as the display of a value in a notebook: no dollar sign in it begins a formula.
+
+    Jupyter typesets ``$…$`` in HTML with MathJax, which knows links; it leaves out what is of these classes
+    (those of MathJax 2 and 3).
+    """
+    return f'<div class="tex2jax_ignore mathjax_ignore">{content}</div>'
 
 
 def html_summary(lines: Mapping[str, object]) -> str:

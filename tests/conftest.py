@@ -135,15 +135,27 @@ def _refuse_foreign(family: int, address: Any) -> None:
     if family not in {socket.AF_INET, socket.AF_INET6}:
         return
     host = str(address[0])
-    if host != "localhost" and not (_is_number(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback):
+    if host != "localhost" and not _is_loopback(host):
         pytest.fail(f"a test connected to {address!r}: tests talk to 127.0.0.1 only")
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
 def _is_number(host: str) -> bool:
+    """Return whether a host is an address in any spelling: nobody is asked for ``0x7f.1`` either."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return False
+        try:
+            socket.inet_aton(host)
+        except (OSError, UnicodeError):
+            return False
     return True
 
 

@@ -138,6 +138,8 @@ class Hostile:
         Speak TLS.
     greeting : Entry, optional
         What is played as soon as somebody connects, before any request.
+    address : (str, int)
+        Where to listen, on this machine; the port is free where it is 0.
 
     Attributes
     ----------
@@ -147,7 +149,13 @@ class Hostile:
         How many were accepted.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, greeting: Play | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        greeting: Play | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.requests: list[Seen] = []
         self.connections = 0
         self._tls, self._greeting = tls, greeting
@@ -157,9 +165,9 @@ class Hostile:
         self._arrival = threading.Condition()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(address, backlog=128)
         self.port = self._listener.getsockname()[1]
-        self.host = f"127.0.0.1:{self.port}"
+        self.host = f"{address[0]}:{self.port}"
         self.url = f"{'https' if tls else 'http'}://{self.host}"
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
@@ -178,6 +186,12 @@ class Hostile:
         with self._arrival:
             if not self._arrival.wait_for(lambda: len(self.requests) >= count, timeout=10):
                 raise AssertionError(f"only {len(self.requests)} of {count} requests have arrived")
+
+    def settle(self) -> int:
+        """Wait until whoever went away is gone here too, and return how many connections are left open."""
+        for thread in list(self._threads):
+            thread.join(5)
+        return len(self._open)
 
     def close(self) -> None:
         """Cut all connections and wait for all threads."""

@@ -1,4 +1,4 @@
-"""A forward proxy for tests: passes requests on, and records what it saw.
+"""Proxies for tests: one that passes requests on and records them, and one before a registry that makes them fail.
 
 Used so::
 
@@ -6,19 +6,26 @@ Used so::
         Registry(host, proxy=f"http://user:password@{proxy.host}").ping()
         [seen.target for seen in proxy.requests]
         # ['http://127.0.0.1:40001/v2/']
+
+    with FaultProxy(docker_registry.host) as front:
+        front.rule = storm(seed=1)
+        collect(Registry(front.host))
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import select
 import socket
 import threading
+from collections.abc import Callable
+from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
-from hostile import Seen, reply
+from hostile import Cut, Hostile, Play, Seen, error, reply
 
 
 class Proxy:
@@ -142,3 +149,84 @@ def _seen(head: bytes) -> Seen:
     method, target, _ = line.split(" ", 2)
     headers = [(name, value.strip()) for name, _, value in (field.partition(":") for field in fields)]
     return Seen(method, target, headers, b"", 0)
+
+
+# -- before a registry -----------------------------------------------------------------------
+
+# From a request, and a function that passes it on and returns the registry's answer, to what the client is told.
+Rule: TypeAlias = Callable[[Seen, Callable[[], bytes]], Play]
+
+
+def passed_on(seen: Seen, host: str) -> bytes:
+    """Carry a request out at a registry, over a connection of its own, and return the answer with its length."""
+    connection = http.client.HTTPConnection(host, timeout=30)
+    try:
+        connection.request(seen.method, seen.target, seen.body, dict(seen.headers))
+        answer = connection.getresponse()
+        body = answer.read()
+    finally:
+        connection.close()
+    fields = [
+        (k, v) for k, v in answer.getheaders() if k.lower() not in {"content-length", "transfer-encoding", "date"}
+    ]
+    length = -1 if seen.method != "HEAD" else int(answer.getheader("content-length", "0"))
+    return reply(answer.status, body, headers=fields, length=None if answer.status == 204 else length)
+
+
+class FaultProxy(Hostile):
+    """A reverse proxy that passes everything on to a registry, except where its rule says otherwise.
+
+    Parameters
+    ----------
+    registry : str
+        The ``host:port`` behind it.
+
+    Attributes
+    ----------
+    rule : Rule or None
+        What is played instead: it may pass the request on first, once, twice or not at all.
+    """
+
+    def __init__(self, registry: str, *, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        super().__init__(address=address)
+        self.registry, self.rule = registry, None
+        self.on("*", self._answer)
+
+    rule: Rule | None
+
+    def _answer(self, seen: Seen) -> Play:
+        def pass_on() -> bytes:
+            return passed_on(seen, self.registry)
+
+        try:
+            return pass_on() if self.rule is None else self.rule(seen, pass_on)
+        except (OSError, http.client.HTTPException):
+            return Cut(b"", 0, reset=True)  # nobody behind it
+
+
+def storm(seed: int, *, busy: float = 0.1, reset: float = 0.02, retry_after: str = "0") -> Rule:
+    """Return a rule for bad weather: so many requests are answered 429 or 503, and so many lose their connection.
+
+    Of those, half were carried out before, and half break off in the middle of the answer. Requests are counted, so
+    that the share is exact however they come.
+    """
+    random, lock = Random(seed), threading.Lock()
+    deck: list[str] = []
+
+    def weather(seen: Seen, pass_on: Callable[[], bytes]) -> Play:
+        with lock:
+            if not deck:
+                deck.extend(["busy"] * round(1000 * busy) + ["reset"] * round(1000 * reset))
+                deck.extend([""] * (1000 - len(deck)))
+                random.shuffle(deck)
+            drawn, chance = deck.pop(), random.random()
+        if drawn == "busy":
+            return error(429 if chance < 0.5 else 503, "TOOMANYREQUESTS", Retry_After=retry_after)
+        if drawn == "":
+            return pass_on()
+        if chance < 0.5:
+            return Cut(b"", 0, reset=True)
+        raw = pass_on()
+        return Cut(raw, int(len(raw) * random.random()), reset=chance < 0.75)
+
+    return weather

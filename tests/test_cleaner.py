@@ -4,7 +4,6 @@ Most tests speak to the sandbox, whose store is the ground truth. `Front` stands
 answer to a DELETE has to lie, be lost or come late.
 """
 
-import http.client
 import itertools
 import json
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from hostile import Cut, Hostile, error, redirect, reply
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from proxy import passed_on
 
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
@@ -450,14 +450,7 @@ class Front:
         return self.on_delete(seen, self.forward)
 
     def forward(self, seen):
-        connection = http.client.HTTPConnection(self._sandbox.host)
-        connection.request(seen.method, seen.target, seen.body, dict(seen.headers))
-        answer = connection.getresponse()
-        body = answer.read()
-        connection.close()
-        fields = [(k, v) for k, v in answer.getheaders() if k.lower() not in {"content-length", "date"}]
-        length = -1 if seen.method != "HEAD" else int(answer.getheader("content-length", "0"))
-        return reply(answer.status, body, headers=fields, length=length)
+        return passed_on(seen, self._sandbox.host)
 
 
 @pytest.fixture
@@ -603,6 +596,15 @@ def test_a_404_of_a_server_that_is_no_registry_any_more_is_not_taken_for_success
     front.on_delete = instead(reply(202))
     front.gets_after = lambda seen, forward: reply(404, b"<html>where am I</html>")
     assert only(front.shop.execute(front.shop.plan("a"))) == "unknown"
+
+
+def test_a_deletion_that_a_proxy_sent_twice_can_be_undone(front):
+    """It tells of the second time, which is a 404: nobody can know whose deletion the first was."""
+    front.on_delete = lambda seen, forward: (forward(seen), forward(seen))[1]
+    run = front.shop.execute(front.shop.plan("a"))
+    assert only(run) == "already_absent"
+    assert only(front.shop.cleaner.undo(run)) == "restored"
+    assert "a" in front.shop.store.tags(APP)
 
 
 def test_nothing_follows_a_redirect_of_a_delete(front):

@@ -294,6 +294,26 @@ def test_a_compressed_answer_is_read_under_the_cap_though_nobody_asked_for_it(ho
         driver.run(one(get(f"{hostile.url}/x", cap=100)))
 
 
+@pytest.mark.parametrize("size", [(256 << 10) - 1, 256 << 10, 512 << 10, (512 << 10) + 1, 1 << 20])
+def test_a_compressed_answer_is_unpacked_step_by_step_to_its_last_byte(hostile, driver, size):
+    data = bytes(size)
+    hostile.on("GET /x", reply(200, gzip.compress(data), headers={"Content-Encoding": "gzip"}))
+    assert driver.run(one(get(f"{hostile.url}/x", cap=1 << 20))).body == data
+
+
+@pytest.mark.parametrize("name", ["0x7f.1", "2130706433", "127.1", "[::ffff:127.0.0.1]"])
+def test_no_other_spelling_of_a_private_address_gets_round_that(driver, decoy, name):
+    with pytest.raises(RegistryError):
+        driver.run(
+            one(
+                get(
+                    f"http://{name}:{decoy.port}/x", public_only=True, headers={"Authorization": "canary"}, deadline=2.0
+                )
+            )
+        )
+    assert decoy.heard == b""
+
+
 @pytest.mark.parametrize(
     "play",
     [Stall(), Stall(reply(200, b"x")[:20]), Stall(reply(200, b"x", length=5)), Drip(reply(200, b"x" * 500), 5, 0.02)],

@@ -178,8 +178,8 @@ def test_hostile_texts_stay_text_in_every_display():
     details = evil.image("a:1")
     assert details.author == EVIL
     page = Page(details._repr_html_())
-    assert page.tags <= {"table", "tbody", "thead", "tr", "th", "td", "details", "summary", "p"}
-    assert page.attributes <= {"scope", "style"}
+    assert page.tags <= {"table", "tbody", "thead", "tr", "th", "td", "details", "summary", "p", "div"}
+    assert page.attributes <= {"scope", "style", "class"}
     for text in (details._repr_html_(), str(details), repr(details)):
         assert "\x1b" not in text
         assert "\u202e" not in text

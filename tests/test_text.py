@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from payloads import PAYLOADS
 
 from regaudit.errors import UsageError
 from regaudit.text import (
@@ -41,52 +42,6 @@ from regaudit.text import (
 CANARY = "canary-b52d0f"
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ANY_TEXT = st.text(st.characters(), max_size=200)  # lone surrogates included
-
-# Adverse case 75: what a label, a tag or an error message may hold.
-PAYLOADS = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "<svg/onload=alert(1)>",
-    "</script><script>alert(1)</script>",
-    "</style><b>",
-    "\"' onmouseover='alert(1)",
-    "<a href='javascript:alert(1)'>x</a>",
-    "<iframe srcdoc='<script>'>",
-    "&lt;script&gt;",
-    "$\\href{javascript:alert(1)}{x}$",
-    "[x](javascript:alert(1))",
-    "![x](http://evil.com/x.png)",
-    "\x1b[2J\x1b[31mred",
-    "\x1b]8;;http://evil.com\x07link\x1b]8;;\x07",
-    "\x1b]52;c;ZXZpbA==\x07",
-    "\x9b31m",
-    "\u202egpj.exe",
-    "\u2066user\u2069",
-    "zero\u200bwidth",
-    "\ufeffbom",
-    "line\nbreak\rreturn",
-    "line\u2028separator",
-    "nul\0byte",
-    "\udcff",
-    "=1+1",
-    "+1+1",
-    "-1+1",
-    "@SUM(1)",
-    "\t=1+1",
-    "\r=1+1",
-    "\n=1+1",
-    "\0=1+1",
-    "=cmd|' /C calc'!A0",
-    '=HYPERLINK("http://evil.com";"x")',
-    "=DDE(1)",
-    "\uff1d1+1",
-    "\uff0b1+1",
-    "\uff0d1+1",
-    "\uff20SUM(1)",
-    "'=already",
-    '"quoted","cells"',
-    "semi;=1+1",
-]
 
 
 def is_plain(text):

@@ -30,7 +30,7 @@ from regaudit.analysis.tags import may_be_listed
 from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import parse_registry
-from regaudit.text import clean, escape, isoformat
+from regaudit.text import clean, displayed, escape, isoformat
 
 HELD_BY = (
     *("unread", "alias", "index", "minimum_tags"),
@@ -155,7 +155,7 @@ class Retention:
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes[:50])
-        return f"<p>{escape(self.headline())}</p>" + (f"<ul>{notes}</ul>" if notes else "")
+        return displayed(f"<p>{escape(self.headline())}</p>" + (f"<ul>{notes}</ul>" if notes else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ class Explanation:
         return "\n".join(clean(line, 500) for line in [*lines, *(f"  would change if {text}" for text in self.changes)])
 
     def _repr_html_(self) -> str:
-        return "<br>".join(escape(line) for line in str(self).splitlines())
+        return displayed("<br>".join(escape(line) for line in str(self).splitlines()))
 
 
 # -- what is judged ----------------------------------------------------------------------------

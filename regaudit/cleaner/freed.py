@@ -22,7 +22,7 @@ from regaudit.client.registry import Registry
 from regaudit.errors import BadManifest, JournalError, NotFound
 from regaudit.manifest import AnyManifest, Manifest, parse_manifest
 from regaudit.reference import Digest
-from regaudit.text import clean, escape, html_table, human_bytes, redact
+from regaudit.text import clean, displayed, escape, html_table, human_bytes, redact
 
 STATES = ("gone", "there", "unknown")
 _COLUMNS = ["repository", "digest", "size_bytes", "state", "key", "detail"]
@@ -116,14 +116,14 @@ class Freed:
         above = "".join(f"<p>{escape(text)}</p>" for text in (self.headline(), *self.notes()))
         left = self.blobs[self.blobs["state"] != "gone"]
         if left.empty:
-            return above
+            return displayed(above)
         shown = left.head(_SHOWN)[["repository", "digest", "size_bytes", "state", "detail"]].to_dict("records")
         rows: list[list[object]] = [
             [row["repository"], Digest(row["digest"]).short, _size_text(row["size_bytes"]), row["state"], row["detail"]]
             for row in shown
         ]
         more = f"<p>and {len(left) - len(shown):,} more in <code>freed.blobs</code></p>" if len(left) > _SHOWN else ""
-        return above + html_table(["repository", "digest", "bytes", "state", "detail"], rows) + more
+        return displayed(above + html_table(["repository", "digest", "bytes", "state", "detail"], rows) + more)
 
 
 def _size_text(size: Any) -> str:

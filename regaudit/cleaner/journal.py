@@ -343,7 +343,7 @@ class Journal:
 def _entry(row: tuple[Any, ...]) -> Entry:
     number, at, run, event, key, data, previous, own = row
     try:
-        return Entry(number, at, run, event, key, json.loads(data), previous, own)
+        return Entry(number, at, run, event, key, dict(json.loads(data)), previous, own)
     except (ValueError, TypeError, RecursionError):
         raise JournalError(f"entry {number} of the journal cannot be read: the file was changed") from None
 

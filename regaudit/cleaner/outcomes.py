@@ -31,7 +31,7 @@ from regaudit.errors import (
     RegistryError,
     Unreachable,
 )
-from regaudit.text import clean, escape, html_table
+from regaudit.text import clean, displayed, escape, html_table
 
 logger = logging.getLogger("regaudit.cleaner")
 
@@ -151,13 +151,14 @@ class Run:
     def __str__(self) -> str:
         counted = ", ".join(f"{count} {word}" for word, count in self.counts().items()) or "nothing to do"
         onward = f" (goes on after {', '.join(self.resumes[-3:])})" if self.resumes else ""
-        return f"{self.kind} {self.id}{onward}: {counted}{'; stopped before the end' if self.stopped else ''}"
+        return clean(f"{self.kind} {self.id}{onward}: {counted}{'; stopped before the end' if self.stopped else ''}")
 
     def _repr_html_(self) -> str:
         shown = self.outcomes[:100]
         rows: list[list[object]] = [[o.repository, " ".join(o.tags[:8]), o.outcome, o.detail] for o in shown]
         after = f"<p>{escape(self.advice)}</p>" if self.advice else ""
-        return f"<p>{escape(self)}</p>{html_table(['repository', 'tags', 'outcome', 'detail'], rows)}{after}"
+        table = html_table(["repository", "tags", "outcome", "detail"], rows)
+        return displayed(f"<p>{escape(self)}</p>{table}{after}")
 
 
 # -- which answer means what -----------------------------------------------------------------
@@ -226,7 +227,7 @@ def _classify_gone(reply: Response, *, again: bool) -> tuple[str, str]:
     if reply.status in _ACCEPTED:
         return "deleted", "" if reply.status == 202 else f"the answer was {reply.status}"
     if reply.status == 404 and not again:
-        return "already_absent", "somebody else deleted it at the same time"
+        return "already_absent", "somebody else deleted it at the same time, or a proxy sent the request twice"
     return "deleted_unconfirmed", f"gone, although the answer was {_said(reply)}"
 
 
@@ -309,6 +310,16 @@ def record_outcomes(journal: Journal, run: str, outcomes: Iterable[Outcome]) -> 
 
 def recorded_run(journal: Journal, name: str) -> Run:
     """Return a run as a journal has it; raises `JournalError` where it does not know it."""
+    try:
+        return _recorded_run(journal, name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JournalError(
+            f"the run {clean(name, 60)!r} cannot be read ({clean(error, 80)}): "
+            "`regaudit journal verify` says which entry was changed"
+        ) from None
+
+
+def _recorded_run(journal: Journal, name: str) -> Run:
     entries = list(journal.entries(name))
     started = next((entry.data for entry in entries if entry.event == "started"), None)
     if started is None:

@@ -17,31 +17,33 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from regaudit.cleaner.decide import Decided, Selection, decide
 from regaudit.cleaner.plan_difference import PlanDifference, compared
 from regaudit.cleaner.rows import (
+    ACTIONS,
     BOUNDS,
     DELETE_MANIFEST,
     DELETE_TAG,
-    LISTS,
     PUT_INDEX,
     Candidate,
     PlanOptions,
     PlanRow,
     parse_candidates,
     plain,
+    read_back,
 )
 from regaudit.errors import BadManifest, PlanError, UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.spreadsheet import write_csv
 from regaudit.manifest import load_json
 from regaudit.reference import Digest
-from regaudit.text import atomic_write, clean, escape, html_table, human_bytes, isoformat
+from regaudit.text import atomic_write, clean, displayed, escape, html_table, human_bytes, isoformat, parse_time
 
+T = TypeVar("T")
 FORMAT = "regaudit-plan/2"
 _SHOWN = 20
 # What stands for less that comes back than is said.
@@ -247,16 +249,16 @@ class Plan:
             # Over the whole file, so that not even the name in the approval can be edited.
             seal = document.pop("seal")
             loaded = cls(
-                registry=document["registry"],
-                taken_at=document["taken_at"],
-                rows=tuple(_row(fields) for fields in document["rows"]),
-                refused=tuple(_row(fields) for fields in document["refused"]),
-                state=document["state"],
-                candidates=tuple(Candidate(**fields) for fields in document["candidates"]),
-                options=_options(document["options"]),
-                reclaimable_bytes=document["reclaimable_bytes"],
-                bounds=tuple(document["bounds"]),
-                approval=Approval(**document["approval"]) if document["approval"] else None,
+                registry=_of(str, document["registry"]),
+                taken_at=_time(document["taken_at"]),
+                rows=tuple(map(_row, document["rows"])),
+                refused=tuple(map(_row, document["refused"])),
+                state=_state(document["state"]),
+                candidates=tuple(read_back(Candidate, fields) for fields in document["candidates"]),
+                options=read_back(PlanOptions, document["options"]),
+                reclaimable_bytes=_of(int, document["reclaimable_bytes"]),
+                bounds=_bounds(document["bounds"]),
+                approval=read_back(Approval, document["approval"]) if document["approval"] else None,
                 snapshot=snapshot,
             )
             same = loaded.hash == document["hash"] and _hash(_texts(document)) == seal
@@ -367,7 +369,7 @@ class Plan:
         more = len(self.rows) + len(self.refused) - len(shown)
         note = f"<p>and {more} more in <code>plan.frame()</code></p>" if more else ""
         above = "".join(f"<p>{escape(text)}</p>" for text in (self.headline(), *self._notes()))
-        return f"{above}{html_table(headings, rows)}{note}"
+        return displayed(f"{above}{html_table(headings, rows)}{note}")
 
 
 def plan(
@@ -512,12 +514,42 @@ def _joined(texts: Mapping[str, str | list[str]], fields: _Brackets, items: _Bra
     yield fields[2]
 
 
-def _row(fields: dict[str, Any]) -> PlanRow:
-    return PlanRow(**fields | {name: tuple(fields[name]) for name in LISTS})
+def _of(kind: type[T], value: Any) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{clean(value, 40)!r} is no {kind.__name__}")
+    return value
 
 
-def _options(fields: dict[str, Any]) -> PlanOptions:
-    return PlanOptions(tuple(fields["protect"]), tuple(fields["include"]), fields["allow_empty"], fields["untag"])
+def _time(text: str) -> str:
+    moment = parse_time(text)
+    if (
+        moment is None or moment.isoformat() != text
+    ):  # as it was written: other spellings are read by some, and not by all
+        raise ValueError(f"{clean(text, 40)!r} is no time")
+    return text
+
+
+def _state(repositories: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, str | None]]:
+    if not all(digest is None or type(digest) is str for tags in repositories.values() for digest in tags.values()):
+        raise TypeError("the state has a digest that is none")
+    return repositories
+
+
+def _bounds(names: list[str]) -> tuple[str, ...]:
+    if odd := [name for name in names if name not in BOUNDS]:
+        raise ValueError(f"{clean(odd[0], 40)!r} is no bound")
+    return tuple(names)
+
+
+def _row(fields: Mapping[str, Any]) -> PlanRow:
+    row = read_back(PlanRow, fields)
+    if row.action not in ACTIONS:
+        raise ValueError(f"{clean(row.action, 40)!r} is no action")
+    if row.digest is not None:
+        Digest(row.digest)
+    if row.created is not None:
+        _time(row.created)
+    return row
 
 
 __all__ = ["Approval", "Plan", "plan"]

@@ -15,7 +15,7 @@ from regaudit.cleaner.rows import PlanRow
 from regaudit.errors import UsageError
 from regaudit.inventory.spreadsheet import write_csv
 from regaudit.reference import Digest
-from regaudit.text import clean, html_summary, html_table, human_bytes
+from regaudit.text import clean, displayed, html_summary, html_table, human_bytes
 
 if TYPE_CHECKING:
     from regaudit.cleaner.plan import Plan
@@ -128,12 +128,12 @@ class PlanDifference:
 
     def _repr_html_(self) -> str:
         if self.same:
-            return html_summary(self.summary())
+            return displayed(html_summary(self.summary()))
         shown = [_shown(row) for row in self.rows.head(_SHOWN).to_dict("records")]
         more = len(self.rows) - len(shown)
         note = f"<p>and {more:,} more in <code>difference.rows</code></p>" if more else ""
         table = html_table(["repository", "tags", "digest", "change", "before", "after"], shown)
-        return html_summary(self.summary()) + table + note
+        return displayed(html_summary(self.summary()) + table + note)
 
 
 def compared(before: Plan, after: Plan) -> PlanDifference:

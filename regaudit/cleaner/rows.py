@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pandas as pd
 
@@ -17,7 +18,9 @@ from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import Digest
 from regaudit.text import clean
 
+T = TypeVar("T")
 DELETE_MANIFEST, DELETE_TAG, PUT_INDEX = "delete_manifest", "delete_tag", "put_index"
+ACTIONS = frozenset({DELETE_MANIFEST, DELETE_TAG, PUT_INDEX})
 
 # Why a candidate stays. The sentences are what a person reads; {0} is the particular.
 REFUSALS: Mapping[str, str] = {
@@ -50,6 +53,35 @@ LISTS = ("tags", "needs", "frees")
 def plain(value: Any) -> dict[str, Any]:
     """Return the fields of a value; `dataclasses.asdict` copies deeply and takes ten times as long."""
     return {name: getattr(value, name) for name in value.__slots__}
+
+
+def read_back(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Return the value whose fields `plain` gave, as a file has them.
+
+    Raises
+    ------
+    TypeError
+        A field that is missing, unknown, or not of its type: nothing in a file is believed before that.
+    """
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, types in _types(kind):  # type: ignore[arg-type]  # a class can be hashed
+        value = given.get(name, "")
+        if name in given and type(value) not in types:
+            raise TypeError(f"{name} is no {' or '.join(t.__name__ for t in types)}")
+        if type(value) is tuple and not all(type(item) is str for item in value):
+            raise TypeError(f"{name} has something that is no text")
+    return kind(**given)
+
+
+@lru_cache(maxsize=16)
+def _types(kind: type[Any]) -> tuple[tuple[str, tuple[type, ...]], ...]:
+    """Return the fields of a dataclass with the types that they may have, but for the parameters of these."""
+    hints = get_type_hints(kind)
+    return tuple((f.name, tuple(get_origin(t) or t for t in _members(hints[f.name]))) for f in fields(kind))
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is UnionType else (hint,)
 
 
 @dataclass(frozen=True, slots=True)

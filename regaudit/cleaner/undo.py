@@ -141,7 +141,12 @@ class Restoration:
     # -- what there is to put back ------------------------------------------------------------
 
     def _is_ours(self, outcome: Outcome) -> bool:
-        """Return whether a row may be gone by our doing, or is a tag that vanished meanwhile and where it led is known."""
+        """Return whether a row may be gone by our doing, or is a tag that vanished meanwhile and where it led is known.
+
+        What was there, was asked for and answered by a 404 may be: a proxy that sent the request twice tells of the second.
+        """
+        if outcome.outcome == "already_absent":
+            return self._intent(outcome.key) is not None
         return outcome.outcome in UNDOABLE and (outcome.outcome != "lost" or outcome.digest is not None)
 
     def _saved(self, deleted: Outcome) -> _Saved:

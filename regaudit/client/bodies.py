@@ -9,6 +9,7 @@ from regaudit.client.faults import LocalFault, compressed_too_short, encoded, en
 
 _SUCCESS = frozenset({200, 206})
 _WITHOUT_BODY = frozenset({204, 304})
+_STEP = 256 << 10
 
 
 class Incoming:
@@ -104,12 +105,23 @@ class Incoming:
             raise LocalFault(error) from None
 
     def _keep(self, piece: bytes) -> None:
-        cap = self._request.cap
-        self._data += piece if self._inflate is None else self._inflate.decompress(piece, cap + 1 - len(self._data))
-        if len(self._data) > cap:
+        if self._inflate is None:
+            self._data += piece
+        else:
+            self._unpack(self._inflate, piece)
+        if len(self._data) > self._request.cap:
             raise too_large(self._request)
         if self._inflate is not None and self._inflate.unused_data:
             raise zlib.error("more after its end")
+
+    def _unpack(self, inflate: zlib._Decompress, piece: bytes) -> None:
+        """Unpack a piece step by step: of a bomb a few bytes become many megabytes, and zlib holds them twice."""
+        while len(self._data) <= self._request.cap:
+            unpacked = inflate.decompress(piece, _STEP)
+            self._data += unpacked
+            piece = inflate.unconsumed_tail
+            if not piece and len(unpacked) < _STEP:
+                return
 
 
 def _begin(sink: Sink, status: int, headers: Headers) -> None:

@@ -29,7 +29,7 @@ from typing import IO, Any, cast
 from regaudit.errors import AuthenticationFailed, BadManifest, InvalidReference, UsageError
 from regaudit.manifest import load_json
 from regaudit.reference import RegistryName, parse_registry
-from regaudit.text import clean, redact
+from regaudit.text import clean, conceal, redact
 
 __all__ = ["Credentials", "find_credentials", "find_part_credentials"]
 
@@ -96,6 +96,7 @@ class Credentials:
                 )
         if self.registry_token is not None and _BEARER_TOKEN.fullmatch(self.registry_token) is None:
             raise UsageError(f"the token ({self.source}) is not a bearer token: give it without blanks or line breaks")
+        conceal(self.password, self.identity_token, self.registry_token)
 
     def basic(self) -> str:
         """Return the value of an Authorization header for Basic authentication.
@@ -115,7 +116,9 @@ class Credentials:
             raise UsageError(f"the credentials ({self.source}) are no user name and password: give both")
         if ":" in self.username:
             raise UsageError(f"the user name ({self.source}) has a ':': Basic authentication cannot send it")
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
+        encoded = base64.b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
+        conceal(encoded)
+        return f"Basic {encoded}"
 
     def not_accepted(self, what: str, *, url: str = "", status: int | None = None) -> AuthenticationFailed:
         """Return the error for a server that does not accept them: what was tried, and what to do next."""

@@ -31,7 +31,7 @@ from regaudit.client.exchange import (
 from regaudit.errors import AccessDenied, AuthenticationFailed, BadManifest, BadResponse
 from regaudit.manifest import load_json
 from regaudit.reference import RegistryName
-from regaudit.text import clean, safe_url
+from regaudit.text import clean, conceal, safe_url
 
 # Token servers that live on another host than their registry, by registry host. Sources: each
 # vendor's own challenge.
@@ -180,6 +180,7 @@ def _token(session: Session, response: Response, scope: str, credentials: Creden
     if not isinstance(value, str) or _TOKEN_TEXT.fullmatch(value) is None:
         url = safe_url(response.url)
         raise BadResponse(f"{what}: the token server {url} sent no usable token", url=url)
+    conceal(value)
     renew_at = response.at + _life(reply.get("expires_in")) - _RENEW_EARLY
     return Token(value, renew_at, scope, granted_scopes(value, reply.get("scope")))
 

@@ -27,7 +27,7 @@ from regaudit.inventory.stored import (
     repository_names,
     total,
 )
-from regaudit.text import clean, html_summary, html_table, human_bytes, isoformat, owned_folder
+from regaudit.text import clean, displayed, html_summary, html_table, human_bytes, isoformat, owned_folder
 
 if TYPE_CHECKING:
     import os
@@ -153,7 +153,7 @@ class Difference:
         return f"<Difference of {clean(self.registry, 80)}: tags {_counted(self.counts()['tags'])}>"
 
     def _repr_html_(self) -> str:
-        return html_summary(self.summary()) + self._tag_table()
+        return displayed(html_summary(self.summary()) + self._tag_table())
 
     def _grown(self) -> str:
         known = self.repositories.dropna(subset="content_bytes_change")

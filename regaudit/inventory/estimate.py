@@ -16,7 +16,7 @@ from regaudit.errors import RegistryError
 from regaudit.inventory.cache import Cache
 from regaudit.inventory.reading import Selection
 from regaudit.manifest import IMAGE_CONFIG_TYPES, INDEX_TYPES, Index, Manifest
-from regaudit.text import clean, html_summary, redact
+from regaudit.text import clean, displayed, html_summary, redact
 
 # Enough to see how long a request takes and whether there are indexes; nothing to a registry.
 _MOST_SAMPLES = 20
@@ -101,7 +101,7 @@ class Estimate:
         return "\n".join(f"{heading:<{width}}  {text}" for heading, text in lines.items())
 
     def _repr_html_(self) -> str:
-        return html_summary(self.summary())
+        return displayed(html_summary(self.summary()))
 
     def _request_line(self) -> str:
         kinds = [f"{_range(self.at_least.get(k, 0), most)} {k}" for k, most in self.at_most.items() if most]

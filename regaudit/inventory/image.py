@@ -15,7 +15,17 @@ from regaudit.errors import BadManifest, UsageError
 from regaudit.inventory.stored import blob_sizes, total
 from regaudit.manifest import ImageConfig, parse_image_config
 from regaudit.reference import ATTACHED_TAG, Digest, attached_tag
-from regaudit.text import clean, escape, html_summary, html_table, human_age, human_bytes, isoformat, parse_time
+from regaudit.text import (
+    clean,
+    displayed,
+    escape,
+    html_summary,
+    html_table,
+    human_age,
+    human_bytes,
+    isoformat,
+    parse_time,
+)
 
 if TYPE_CHECKING:
     from regaudit.inventory.snapshot import Snapshot
@@ -199,7 +209,7 @@ class ImageDetails:
             parts.append(
                 f"<details><summary>{escape(name)} ({len(cells):,})</summary>{html_table(headings, listed)}{more}</details>"
             )
-        return "".join(parts)
+        return displayed("".join(parts))
 
 
 def image_details(snapshot: Snapshot, name: str) -> ImageDetails:

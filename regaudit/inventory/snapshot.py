@@ -21,6 +21,7 @@ from regaudit.inventory.tables import TABLES, conform, digest_columns, digest_dt
 from regaudit.text import (
     atomic_write,
     clean,
+    displayed,
     html_summary,
     html_table,
     human_age,
@@ -277,7 +278,7 @@ class Snapshot:
         return f"<Snapshot of {clean(self.registry, 80)}: {len(self.repositories)} repositories, {len(self.tags)} tags, {state}>"
 
     def _repr_html_(self) -> str:
-        return html_summary(self.summary()) + self._problem_table()
+        return displayed(html_summary(self.summary()) + self._problem_table())
 
     def _contents(self) -> str:
         image_ids = self.tags["image_id"].nunique()

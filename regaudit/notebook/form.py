@@ -50,7 +50,7 @@ from regaudit.notebook.wording import (
     words_of,
 )
 from regaudit.notebook.work import DELETING, UNDOING, Work
-from regaudit.text import clean, escape, human_bytes, parse_time, redact
+from regaudit.text import clean, displayed, escape, human_bytes, parse_time, redact
 
 if TYPE_CHECKING:
     from regaudit.cleaner.cleaner import Cleaner
@@ -198,7 +198,7 @@ class ReviewForm(anywidget.AnyWidget):
         if bundle is None:
             return None
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
-        summary = (
+        summary = displayed(
             f"<p><strong>Review of {escape(self._plan.registry)}</strong>: {escape(self._title)}.</p>"
             "<p>Run the cell in Jupyter to choose and confirm.</p>"
         )
