@@ -100,8 +100,7 @@ class Throttle:
         elif current and seconds is not None:
             self._times[purpose].append(seconds)
             self._answers += 1
-            least = _LEAST_ROUND if self._probing_from is None else _LEAST_TRIAL
-            if self._answers >= max(least, self.limit):
+            if self._answers >= self._enough:
                 self._end_round(now)
 
     def pause(self, now: float, seconds: float) -> None:
@@ -152,9 +151,9 @@ class Throttle:
             self._begin_round(self.limit)
         elif queued > self.limit / 4:
             # Half of it would be all that was doubled last; what is sent at once queues a little in any case.
-            # Go back, and look from there how fast it is with less.
+            # Go back to those that did not wait, and look from there how fast it is with less.
             self._doubling = False
-            self._begin_probe(max(1, self.limit // 2))
+            self._begin_probe(max(1, self.limit // 2, int(self.limit - queued)))
         elif self.limit >= self._ceiling:
             self._doubling, self._probed = False, now
             self._begin_round(self.limit)
@@ -166,6 +165,13 @@ class Throttle:
         if queued > self._many:
             return -max(1, self.limit // _STEP)
         return step if queued < self._few and self._pressed else 0
+
+    @property
+    def _enough(self) -> int:
+        """So many answers end a round. While it doubles, those that the last doubling let in: one time there and back."""
+        if self._probing_from is not None:
+            return max(_LEAST_TRIAL, self.limit)
+        return max(_LEAST_ROUND, self.limit // 2 if self._doubling else self.limit)
 
     @property
     def _few(self) -> float:
