@@ -33,6 +33,8 @@ _LINE_ENDS = (b"\r\n", b"\n")
 _ABORT = -1
 # On so many connections a request of HTTP/2 may be left aside before it counts as one without an answer.
 _MOST_STREAMS = 5
+# A manifest, a config and a list differ in what they ask for, and repositories in their tokens.
+_MOST_KINDS = 8
 # As http.client has them for the other driver.
 _MOST_FIELDS = 100
 _LONGEST_FIELD = 65536
@@ -62,6 +64,7 @@ class Easy:
         self._transport, self.guarded, self.again = transport, guarded, again
         self._lines: list[bytes] = []
         self._method, self._sent_fields = "GET", {"": ""}
+        self._known_lines: dict[tuple[tuple[str, str], ...], list[bytes]] = {}
         self._fresh = self._patient = False
         self._file: IO[bytes] | None = None
         self.curl = pycurl.Curl()
@@ -135,7 +138,7 @@ class Easy:
         if self._transport.proxies:
             self._choose_proxy(request)
         if request.headers != self._sent_fields:
-            curl.setopt(pycurl.HTTPHEADER, _field_lines(self._transport.fields(request)))
+            curl.setopt(pycurl.HTTPHEADER, self._field_lines(request))
             self._sent_fields = dict(request.headers)
         if patient != self._patient:
             curl.setopt(pycurl.PIPEWAIT, int(patient))
@@ -148,6 +151,16 @@ class Easy:
         elif request.method != self._method:
             curl.setopt(pycurl.NOBODY if request.method == "HEAD" else pycurl.HTTPGET, 1)
         self._method = request.method
+
+    def _field_lines(self, request: Request) -> list[bytes]:
+        """Return the lines of the header; kinds of requests take turns on a handle, and each has lines of its own."""
+        key = tuple(request.headers.items())
+        lines = self._known_lines.get(key)
+        if lines is None:
+            if len(self._known_lines) >= _MOST_KINDS:
+                self._known_lines.clear()
+            lines = self._known_lines[key] = _field_lines(self._transport.fields(request))
+        return lines
 
     def _choose_proxy(self, request: Request) -> None:
         proxy = self._transport.proxies_for(request.url).get(request.url.partition(":")[0].lower(), "")
