@@ -29,6 +29,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _MISSING = re.compile(r"with (\d+) bytes (?:missing|remaining to read)")
 _OTHER_NAME = re.compile(r"subject name matches target .*?('.*')")
 _OF_TLS = re.compile(r"alert|SSL routines|private key|client certificate")
+_NO_HEADERS = Headers()
 _LINE_ENDS = (b"\r\n", b"\n")
 _ABORT = -1
 # On so many connections a request of HTTP/2 may be left aside before it counts as one without an answer.
@@ -121,7 +122,7 @@ class Easy:
         self.request, self.context, self._shared = request, context, shared
         self._lines.clear()
         self._incoming: Incoming | None = None
-        self._status, self._headers = 0, Headers()
+        self._status, self._headers, self._peer = 0, _NO_HEADERS, ""
         self._fault: BaseException | None = None
         self._attempts = 0
         self.stale = self.framed = False
@@ -219,6 +220,7 @@ class Easy:
         That is for the conversation to decide, but for what a server of HTTP/2 left aside when it said goodbye or
         has no stream for: it was not processed (RFC 9113, section 8.7), and belongs on another connection.
         """
+        self._peer = peer
         self._attempts += 1
         if self._attempts > (_MOST_STREAMS if self._shared else 1):
             self._fault = faults.truncated(self.request, "the connection was closed before it could be used again")
@@ -303,7 +305,7 @@ class Easy:
             body,
             now,
             now - self._started,
-            self.curl.getinfo(pycurl.PRIMARY_IP) or None,
+            self._peer or None,
             incoming.received,
         )
 

@@ -66,7 +66,7 @@ class Throttle:
         self._pressed = False
         self._round = 0
         self._times: defaultdict[str, list[float]] = defaultdict(list)
-        self._answers = 0
+        self._answers, self._enough = 0, _LEAST_ROUND
         self._unqueued: dict[str, float] = {}
         self._probing_from: int | None = None
         self._probed = -math.inf
@@ -167,13 +167,6 @@ class Throttle:
         return step if queued < self._few and self._pressed else 0
 
     @property
-    def _enough(self) -> int:
-        """So many answers end a round. While it doubles, those that the last doubling let in: one time there and back."""
-        if self._probing_from is not None:
-            return max(_LEAST_TRIAL, self.limit)
-        return max(_LEAST_ROUND, self.limit // 2 if self._doubling else self.limit)
-
-    @property
     def _few(self) -> float:
         """So many in the queue keep the registry busy; of many in flight, times that vary look like a few more."""
         return 2 + self.limit / 20
@@ -196,8 +189,14 @@ class Throttle:
         self.limit = min(self._ceiling, max(1, limit))
         self._round += 1
         self._times.clear()
-        self._answers = 0
+        self._answers, self._enough = 0, self._round_length()
         self._pressed = False
+
+    def _round_length(self) -> int:
+        """Return how many answers end a round. While it doubles, those that the last doubling let in: one time there and back."""
+        if self._probing_from is not None:
+            return max(_LEAST_TRIAL, self.limit)
+        return max(_LEAST_ROUND, self.limit // 2 if self._doubling else self.limit)
 
 
 class Gate:
