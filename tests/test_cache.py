@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import regaudit.inventory.cache as cache_module
 from regaudit.cli import main
 from regaudit.client.registry import Registry
 from regaudit.errors import UsageError
@@ -397,3 +398,13 @@ def test_a_warm_reading_of_what_has_not_changed_writes_nothing_but_asks_in_few_q
         changed = cache._connection.total_changes
     assert changed == 0
     assert sum("packed" in query for query in queries) == 2 + 3, "each repository's tags, and what hangs on these"
+
+
+def test_reading_ahead_finds_its_rows_by_their_names_however_much_a_repository_has(door, tmp_path):
+    with Cache(tmp_path) as cache:
+        for query in (cache_module._BEHIND_TAGS, cache_module._HANGING):
+            plan = [
+                row[-1] for row in cache._connection.execute(f"EXPLAIN QUERY PLAN {query}", [None] * query.count("?"))
+            ]
+            assert not [step for step in plan if step.startswith("SCAN")]
+            assert any("tag=?" in step for step in plan) or plan[0].startswith("SEARCH documents"), plan

@@ -171,7 +171,7 @@ class Cache:
         """Read the configs of images and the children of indexes, and their configs, as far as the repository had them."""
         deeper: dict[str, None] = {}
         for start in range(0, min(len(digests), _MOST_HANGING), READ_AHEAD):
-            for row in self._all(_HANGING, (place, *_padded(digests[start : start + READ_AHEAD]))):
+            for row in self._all(_HANGING, (*_padded(digests[start : start + READ_AHEAD]), place)):
                 if self._take_ahead(row, deeper):
                     self._sure.add((place, row[1], row[2]))
         if deeper and depth < _DEEPEST_AHEAD:
@@ -439,7 +439,8 @@ SELECT tag, EXISTS (SELECT 1 FROM held WHERE held.place = tags.place AND held.do
 FROM tags JOIN documents ON id = document WHERE place = ? AND tag IN ({_ANY_OF})
 """
 _HANGING = f"""
-SELECT {_COLUMNS} FROM documents JOIN held ON document = id AND place = ? WHERE digest IN ({_ANY_OF})
+SELECT {_COLUMNS} FROM documents
+WHERE digest IN ({_ANY_OF}) AND EXISTS (SELECT 1 FROM held WHERE place = ? AND document = id)
 """
 _DROP_OLDEST = "DELETE FROM documents WHERE id IN (SELECT id FROM documents ORDER BY used, id LIMIT ?)"
 _HELD = "SELECT 1 FROM held WHERE place = ? AND document = ?"
