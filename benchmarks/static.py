@@ -6,6 +6,7 @@ It costs next to nothing to answer, so that what is measured is the client.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import time
@@ -23,6 +24,9 @@ _DIGITS = 7
 _PAGE = 1000
 # It listens within a few hundredths of a second; 20,000 digests to hash into a map take it a little longer.
 _PATIENCE = 20.0
+# It keeps files open; out of descriptors it would accept nobody for half a second at a time, so that some are left for connections.
+_MOST_OPEN_FILES = 100_000
+_MOST_CONNECTIONS = 4096
 
 _CONFIGURATION = """
 daemon off;
@@ -30,7 +34,8 @@ daemon off;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 worker_processes 1;
-events {{ worker_connections 4096; }}
+worker_rlimit_nofile {descriptors};
+events {{ worker_connections {connections}; }}
 http {{
   access_log off;
   client_body_temp_path {folder}/body;
@@ -42,7 +47,7 @@ http {{
   sendfile on;
   tcp_nopush on;
   keepalive_requests 1000000000;
-  open_file_cache max=100000 inactive=1h;
+  open_file_cache max={open_files} inactive=1h;
   open_file_cache_valid 1h;
   map_hash_max_size 262144;
   map_hash_bucket_size 256;
@@ -69,6 +74,11 @@ http {{
 """
 
 
+def _descriptors() -> int:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2 * _MOST_OPEN_FILES if most == resource.RLIM_INFINITY else most
+
+
 class StaticRegistry:
     """nginx on 127.0.0.1 with one repository of `tags` tags on `images` different images.
 
@@ -91,6 +101,7 @@ class StaticRegistry:
         self.host = f"127.0.0.1:{port}"
         self._write_images()
         self._write_pages()
+        descriptors = _descriptors()
         (folder / "nginx.conf").write_text(
             _CONFIGURATION.format(
                 folder=folder,
@@ -100,6 +111,9 @@ class StaticRegistry:
                 media_type=OCI_MANIFEST,
                 fixed=_DIGITS - counted,
                 counted=counted,
+                connections=_MOST_CONNECTIONS,
+                descriptors=descriptors,
+                open_files=max(1, min(_MOST_OPEN_FILES, descriptors - 2 * _MOST_CONNECTIONS)),
             )
         )
 

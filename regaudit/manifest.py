@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copyreg
+import importlib.util
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from regaudit.errors import BadManifest, InvalidReference
 from regaudit.reference import Digest, Platform
@@ -40,6 +44,7 @@ IMAGE_CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 _ACCEPTED_SCHEMA1 = (SCHEMA1_SIGNED + ";q=0.5", SCHEMA1_PLAIN + ";q=0.4")
 
 
+@cache
 def accept_manifests(*, max_schema_version: int = 2, indexes: bool = True) -> str:
     """Return the Accept header of a request for a manifest. Nothing asks for one with another header.
 
@@ -80,8 +85,22 @@ _ATTESTATION_ANNOTATION = "vnd.docker.reference.type"
 
 # Documents nest a handful of levels; 64 is far above any, and far below Python's recursion limit.
 _DEEPEST = 64
+# It comes with the extra `fast`; what is read is the same without it.
+orjson: Any = importlib.import_module("orjson") if importlib.util.find_spec("orjson") else None
+_SPACES = b" \t\n\r"
 _LONGEST_NUMBER = 19  # digits of 2**63 - 1
 LARGEST_SIZE = 2**63 - 1
+
+# A document may be shared by all who read it (`parse_manifest`), so that nobody may change what it says.
+Annotations: TypeAlias = Mapping[str, str]
+_NO_ANNOTATIONS: Annotations = MappingProxyType({})
+
+
+def _shown(texts: dict[str, str]) -> MappingProxyType[str, str]:
+    return MappingProxyType(texts)
+
+
+copyreg.pickle(MappingProxyType, lambda shown: (_shown, (dict(shown),)))  # it has no way of its own
 
 # Docker's first public release: no image is older, so an earlier time is a build tool's constant
 # (0001-01-01, 1970-01-01, 1980-01-01), not an age.
@@ -97,7 +116,7 @@ class Descriptor:
     size: int
     platform: Platform | None = None
     artifact_type: str | None = None
-    annotations: dict[str, str] = field(default_factory=dict)
+    annotations: Annotations = field(default_factory=lambda: _NO_ANNOTATIONS)
 
     @property
     def is_attestation(self) -> bool:
@@ -131,7 +150,7 @@ class Manifest(_Document):
     layers: tuple[Descriptor, ...] = ()
     subject: Descriptor | None = None
     artifact_type: str | None = None
-    annotations: dict[str, str] = field(default_factory=dict)
+    annotations: Annotations = field(default_factory=lambda: _NO_ANNOTATIONS)
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
@@ -161,7 +180,7 @@ class Index(_Document):
     manifests: tuple[Descriptor, ...] = ()
     subject: Descriptor | None = None
     artifact_type: str | None = None
-    annotations: dict[str, str] = field(default_factory=dict)
+    annotations: Annotations = field(default_factory=lambda: _NO_ANNOTATIONS)
 
     @property
     def kind(self) -> str:
@@ -190,7 +209,7 @@ class LegacyManifest(_Document):
     signed_by: tuple[str, ...] = ()
     subject: None = None
     artifact_type: None = None
-    annotations: dict[str, str] = field(default_factory=dict)
+    annotations: Annotations = field(default_factory=lambda: _NO_ANNOTATIONS)
 
     @property
     def kind(self) -> str:
@@ -351,6 +370,33 @@ def load_json(raw: bytes) -> Any:
     Refused, with `BadManifest`: anything but UTF-8 without a byte order mark, duplicate keys, NaN
     and infinities, numbers of more than 19 digits, nesting beyond 64 levels, lone surrogates.
     """
+    value = _load_plain(raw)
+    if value is None:
+        value = _load_strictly(raw)
+    if raw.count(b"{") + raw.count(b"[") > _DEEPEST and _depth(value) > _DEEPEST:
+        raise BadManifest(f"the document is nested deeper than {_DEEPEST} levels")
+    return value
+
+
+def _load_plain(raw: bytes) -> Any:
+    """Return the value of a document that orjson writes as it was read, spaces aside; None for any other.
+
+    Whatever two readers may see differently does not come back as it was: a key that is there twice, a number
+    beyond 64 bits or in an odd form, an escape that need not be. Four times as fast as the standard library.
+    """
+    if orjson is None:
+        return None
+    try:
+        value = orjson.loads(raw)
+        written = orjson.dumps(value)
+    except (ValueError, TypeError):  # the strict reader says why
+        return None
+    if b"\\u00" in raw:  # Go escapes these three, and the strict reader sees to any other
+        written = written.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
+    return value if written.translate(None, _SPACES) == raw.translate(None, _SPACES) else None
+
+
+def _load_strictly(raw: bytes) -> Any:
     try:
         value = _STRICT.decode(raw.decode("utf-8"))
     except BadManifest:
@@ -358,8 +404,6 @@ def load_json(raw: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {clean(error, 120)}"
         raise BadManifest(f"the document {reason}") from None
-    if raw.count(b"{") + raw.count(b"[") > _DEEPEST and _depth(value) > _DEEPEST:
-        raise BadManifest(f"the document is nested deeper than {_DEEPEST} levels")
     if b"\\u" in raw and _has_surrogates(value):
         raise BadManifest("the document has half a surrogate pair in a text")
     return value
@@ -459,7 +503,7 @@ def _manifest(raw: bytes, kind: str, digest: Digest, document: dict[str, Any]) -
         layers=_descriptors(document, "layers"),
         subject=_subject(document),
         artifact_type=_text(document, "artifactType"),
-        annotations=_texts(document.get("annotations")),
+        annotations=_annotations(document),
     )
 
 
@@ -473,7 +517,7 @@ def _index(raw: bytes, kind: str, digest: Digest, document: dict[str, Any]) -> I
         manifests=_descriptors(document, "manifests"),
         subject=_subject(document),
         artifact_type=_text(document, "artifactType"),
-        annotations=_texts(document.get("annotations")),
+        annotations=_annotations(document),
     )
 
 
@@ -542,7 +586,7 @@ def _descriptor(entry: dict[str, Any]) -> Descriptor:
         size=size,
         platform=_platform(platform) if isinstance(platform, dict) else None,
         artifact_type=_text(entry, "artifactType"),
-        annotations=_texts(entry.get("annotations")),
+        annotations=_annotations(entry),
     )
 
 
@@ -560,6 +604,11 @@ def _platform(fields: dict[str, Any]) -> Platform | None:
 def _text(fields: dict[str, Any], key: str) -> str | None:
     value = fields.get(key)
     return value if isinstance(value, str) and value else None
+
+
+def _annotations(fields: dict[str, Any]) -> Annotations:
+    texts = _texts(fields.get("annotations"))
+    return MappingProxyType(texts) if texts else _NO_ANNOTATIONS
 
 
 def _texts(value: Any) -> dict[str, str]:

@@ -242,14 +242,20 @@ def parse_bytes(value: str) -> int:
     return round(float(match[1]) * unit)
 
 
+# What Go writes, and Python does not read.
+_NANOSECONDS = re.compile(r"(\.\d{6})\d+")
+
+
 def parse_time(text: object) -> datetime | None:
     """Return an RFC 3339 time as UTC with microseconds, or None where it is none."""
     if not isinstance(text, str) or not 10 <= len(text) <= 64:
         return None
     try:
-        moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+        moment = datetime.fromisoformat(_NANOSECONDS.sub(r"\1", text))
     except ValueError:
         return None
+    if moment.tzinfo is UTC:
+        return moment
     try:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except OverflowError:  # a year-1 time with an offset lies before the calendar begins

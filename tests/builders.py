@@ -432,7 +432,7 @@ class Build:
             "subject_digest": document.subject.digest if document.subject else None,
             "discovered_by": _discovered_by(document, digest in listed, tag_count),
             "labels": json.dumps(stored.labels) if stored.labels else None,
-            "annotations": json.dumps(document.annotations) if document.annotations else None,
+            "annotations": json.dumps(dict(document.annotations)) if document.annotations else None,
         }
 
     def _tag_row(self, place: _Repository, tag: str, now: datetime) -> dict[str, Any]:

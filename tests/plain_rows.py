@@ -68,7 +68,7 @@ class PlainRows:
             "subject_digest": manifest.subject.digest if manifest.subject else None,
             "discovered_by": self.discovered[repository, digest],
             "labels": as_json(labels),
-            "annotations": as_json(manifest.annotations),
+            "annotations": as_json(dict(manifest.annotations)),
             **self._derived(repository, digest),
         }
 

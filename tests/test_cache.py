@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import regaudit.inventory.cache as cache_module
 from regaudit.cli import main
 from regaudit.client.registry import Registry
 from regaudit.errors import UsageError
@@ -386,3 +387,24 @@ def test_the_command_line_says_what_to_do_with_a_file_that_cannot_be_cleared(tmp
     done = CliRunner().invoke(main, ["cache", "clear", "--cache", str(tmp_path)])
     assert done.exit_code == 1
     assert "delete the file" in done.stderr
+
+
+def test_a_warm_reading_of_what_has_not_changed_writes_nothing_but_asks_in_few_queries(door, tmp_path):
+    read(door, cache=tmp_path)
+    with Cache(tmp_path) as cache:
+        queries = []
+        cache._connection.set_trace_callback(queries.append)
+        assert read(door, cache=cache)[1] == WARM
+        changed = cache._connection.total_changes
+    assert changed == 0
+    assert sum("packed" in query for query in queries) == 2 + 3, "each repository's tags, and what hangs on these"
+
+
+def test_reading_ahead_finds_its_rows_by_their_names_however_much_a_repository_has(door, tmp_path):
+    with Cache(tmp_path) as cache:
+        for query in (cache_module._BEHIND_TAGS, cache_module._HANGING):
+            plan = [
+                row[-1] for row in cache._connection.execute(f"EXPLAIN QUERY PLAN {query}", [None] * query.count("?"))
+            ]
+            assert not [step for step in plan if step.startswith("SCAN")]
+            assert any("tag=?" in step for step in plan) or plan[0].startswith("SEARCH documents"), plan

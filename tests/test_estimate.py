@@ -1,11 +1,12 @@
 """A dry run says what a reading would cost, and asks for little to know it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from regaudit.cli import main
+from regaudit.client.rates import RateLimit
 from regaudit.client.registry import Registry
 from regaudit.inventory.cache import default_folder
 from regaudit.inventory.collect import collect
@@ -73,23 +74,15 @@ def test_a_registry_of_the_v1_interface_is_estimated_too(sample):
         assert said.at_most == {"image": 1, "ancestry": 1}
 
 
-@dataclass
-class Limit:
-    limit: int | None = 100
-    remaining: int | None = 40
-    reset_seconds: float | None = 21600.0
-    window_seconds: float | None = None
-
-
 @pytest.mark.parametrize(
     ("least", "most", "words"),
     [(50, 60, "would exceed"), (30, 60, "may exceed"), (30, 40, "40 of 100 requests are left")],
 )
 def test_it_says_where_the_rate_limit_would_be_exceeded(least, most, words):
-    said = Estimate("r", 1, 2, at_least={"head": least}, at_most={"head": most}, rate_limit=Limit())
+    said = Estimate("r", 1, 2, at_least={"head": least}, at_most={"head": most}, rate_limit=RateLimit(100, 40, 21600.0))
     assert words in str(said)
     assert ("6.0 h" in str(said)) == ("exceed" in words)
-    assert "exceed" not in str(replace(said, rate_limit=Limit(remaining=None)))
+    assert "rate limit" not in str(replace(said, rate_limit=None))
     assert said.to_dict()["rate_limit"]["remaining"] == 40
 
 

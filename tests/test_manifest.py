@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
+import pickle
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import regaudit.manifest as manifest_module
 from regaudit.errors import BadManifest
 from regaudit.manifest import (
     ACCEPT_MANIFESTS,
@@ -297,7 +300,10 @@ def test_a_descriptor_without_a_digest_or_type_makes_the_manifest_bad(change):
         (b'{"\\ud800": 1}', "surrogate"),
     ],
 )
-def test_json_that_could_be_read_in_two_ways_or_not_at_all_is_refused(raw, reason):
+@pytest.mark.parametrize("quickly", [True, False])
+def test_json_that_could_be_read_in_two_ways_or_not_at_all_is_refused(raw, reason, quickly, monkeypatch):
+    if not quickly:
+        monkeypatch.setattr(manifest_module, "orjson", None)
     with pytest.raises(BadManifest, match=reason):
         load_json(raw)
 
@@ -326,6 +332,61 @@ JSON = st.recursive(
 def test_what_json_writes_is_read_back(value):
     assert load_json(json.dumps(value).encode()) == value
     assert load_json(json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+SPACES = st.text(" \t\r\n", max_size=3)
+# Names that repeat, escapes that Go writes and others that nobody need write, numbers in odd forms, texts that only spaces tell apart.
+WORDS = st.sampled_from(
+    ['"a"', '"b"', '"a b"', '"ab"', '"\\u0061"', '"\\u0026"', '"&"', '"<"', '"\\u003c"', '"\\":"', '"\u00e4"', '"\\/"']
+)
+NUMBERS = st.sampled_from(
+    ["0", "-0", "1", "1.0", "1e2", "1E2", "18446744073709551616", "9" * 19, "9" * 20, "9" * 21, "0.1", "1e999"]
+)
+
+
+def objects(values):
+    fields = st.lists(st.tuples(WORDS, SPACES, values, SPACES), max_size=3)
+    return fields.map(lambda pairs: "{" + ",".join(f"{name}{a}:{value}{b}" for name, a, value, b in pairs) + "}")
+
+
+def lists(values):
+    return st.tuples(SPACES, st.lists(values, max_size=3)).map(lambda parts: "[" + parts[0] + ",".join(parts[1]) + "]")
+
+
+DOCUMENTS = st.recursive(
+    WORDS | NUMBERS | st.just("null"), lambda values: objects(values) | lists(values), max_leaves=8
+)
+
+
+def read_or_refused(read, raw):
+    try:
+        return repr(read(raw))
+    except BadManifest:
+        return "refused"
+
+
+@given(DOCUMENTS)
+def test_the_quick_reader_reads_nothing_in_another_way_than_the_strict_one(text):
+    raw = text.encode()
+    assert read_or_refused(load_json, raw) == read_or_refused(manifest_module._load_strictly, raw)
+
+
+def test_documents_as_tools_write_them_are_read_quickly():
+    pytest.importorskip("orjson", reason='`pip install ".[fast]"` first')
+    document = {"schemaVersion": 2, "history": [{"created_by": "RUN a && b <c >d"}], "size": LARGEST_SIZE}
+    for layout in ({"separators": (",", ":")}, {"indent": 2}, {"indent": 3}, {}):
+        raw = json.dumps(document, **layout).encode()
+        by_go = raw.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
+        assert manifest_module._load_plain(raw) == manifest_module._load_plain(by_go) == document
+
+
+def test_nobody_can_change_what_others_read_of_the_same_document():
+    raw = encoded({**image(), "annotations": {"a": "b"}})
+    parsed = parse_manifest(raw)
+    for value in (parsed, parsed.config, parsed.layers[0]):
+        with pytest.raises(TypeError, match="item assignment"):
+            value.annotations["a"] = "c"
+    assert pickle.loads(pickle.dumps(parsed)) == copy.deepcopy(parsed) == parse_manifest(raw)
 
 
 # -- schema 1 ---------------------------------------------------------------------------------

@@ -178,3 +178,17 @@ def test_what_has_passed_is_counted():
     assert traffic.waiting_seconds == 3.0
     gate.leave(second, good=True)
     assert gate.traffic().requests == 1, "an exchange that failed is none"
+
+
+@pytest.mark.parametrize(("workers", "service", "distance"), [(2, 1 / 350, 0.1), (4, 1 / 350, 0.1), (2, 1 / 500, 0.2)])
+def test_it_doubles_each_time_there_and_back(workers, service, distance):
+    """From 8 to the hundred and more that are needed in seven times there and back: three to see what is typical, four doublings."""
+    registry, throttle = Registry(workers, service, distance=distance), Throttle(128)
+    assert max(registry.run(throttle, 8 * (distance + service))) >= 64
+
+
+def test_five_thousand_answers_from_afar_take_little_longer_than_with_the_number_that_is_best():
+    registry, throttle = Registry(2, 1 / 350, distance=0.1, spread=0.3), Throttle(128)
+    while registry.served < 5000:
+        registry.run(throttle, 0.05, purposes=("manifest", "blob"))
+    assert 5000 / 700 / registry.now > 0.9

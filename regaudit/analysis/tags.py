@@ -142,9 +142,7 @@ def duplicate_tags(
     node, distinct = pd.factorize(scope * digests + tags["digest"].array.codes)
     preferred = _by_preference(tags, across_repositories=across_repositories)
     order = _inverse(preferred)
-    # The first of each content in this order is the last one written where the order runs backwards.
-    best = np.empty(len(distinct), dtype="int64")
-    best[node[preferred[::-1]]] = preferred[::-1]
+    best = _first_of_each(node, len(distinct), preferred)
     nodes = pd.DataFrame({"scope": scope[best], "order": order[best], "first": best})
     nodes = nodes.assign(**_contents(tags.iloc[best], snapshot))
     keeper = _keepers(nodes, chosen)
@@ -388,7 +386,8 @@ def _code_of(column: pd.Series[Any], text: str) -> int:
     place = int(np.searchsorted(names, text))
     if place < len(names) and names[place] == text:
         return place
-    return next((code for code, name in enumerate(names) if name == text), -2)
+    found = np.flatnonzero(names == text)
+    return int(found[0]) if len(found) else -2
 
 
 def _layer_lists(snapshot: Snapshot, manifests: Any) -> Any:
@@ -477,9 +476,16 @@ def _keepers(nodes: pd.DataFrame, bases: frozenset[str]) -> Any:
 
 def _first(nodes: pd.DataFrame, key: str, order: Any) -> Any:
     """Return for each content the one that comes first among those of its scope with the same key."""
-    ranked = nodes.assign(order=order).sort_values("order").reset_index(names="node")
-    group = ranked.groupby(["scope", key], sort=False)["node"].transform("first")
-    return pd.Series(group.to_numpy(), index=ranked["node"]).sort_index().to_numpy()
+    keys = nodes[key].to_numpy()
+    group, distinct = pd.factorize(nodes["scope"].to_numpy() * (keys.max(initial=0) + 2) + keys + 1)
+    return _first_of_each(group, len(distinct), np.argsort(order, kind="stable"))[group]
+
+
+def _first_of_each(group: Any, count: int, preferred: Any) -> Any:
+    """Return the row of each group that comes first in an order of rows."""
+    first = np.empty(count, dtype="int64")
+    first[group[preferred[::-1]]] = preferred[::-1]  # the last one written where the order runs backwards
+    return first
 
 
 def _duplicate_frame(tags: pd.DataFrame, found: Any, stays: Any, basis: Any) -> pd.DataFrame:

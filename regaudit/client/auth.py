@@ -39,6 +39,7 @@ logger = logging.getLogger("regaudit.client")
 _REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
 # How long a no is believed.
 _REFUSAL_STANDS = 60.0
+_NOES = frozenset({401, 403})
 
 
 def repository_scope(repository: str, actions: str) -> str:
@@ -85,14 +86,22 @@ def ask(session: Session, request: Request, scopes: Sequence[str], *, listen: bo
     AuthenticationFailed, AccessDenied
         The token server says no.
     """
-    session = session.part(repository_of(scopes[0]) if scopes else "")
-    ladder = _Ladder(session, scopes or ("",), listen=listen and bool(scopes))
-    shown = yield from _first_proof(session, ladder)
+    need = scopes[0] if scopes else ""
+    if session.parts:
+        session = session.part(repository_of(need))
+    ladder: _Ladder | None = None
+    shown = _proof(session, need)
+    if shown is None and (server := _known_server(session, need)) is not None:
+        ladder = _Ladder(session, need, scopes, listen=listen)
+        shown = yield from _climb(session, server, ladder, None)
     while True:
-        response: Response = yield from follow(session, request.with_header("Authorization", shown))
-        if response.status not in {401, 403} or not session.ours(response.url):
-            _note_success(session, ladder.need, shown)
+        asked = request if shown is None else request.with_header("Authorization", shown)
+        response: Response = yield from follow(session, asked)
+        if response.status not in _NOES or not session.ours(response.url):
+            if shown is not None:
+                _note_success(session, need, shown)
             return response
+        ladder = ladder or _Ladder(session, need, scopes, listen=listen)
         better = yield from _better_proof(session, ladder, response, shown)
         if better is None:
             return response
@@ -133,15 +142,15 @@ def not_shown(session: Session, what: str) -> AccessDenied | None:
 class _Ladder:
     """The scopes that may serve one need, each to be asked for once: what worked before, then from the narrowest on."""
 
-    def __init__(self, session: Session, scopes: Sequence[str], *, listen: bool) -> None:
-        self.need = scopes[0]
-        known = session.tokens.get(self.need)
+    def __init__(self, session: Session, need: str, scopes: Sequence[str], *, listen: bool) -> None:
+        self.need = need
+        known = session.tokens.get(need)
         before = [known.scope] if known is not None and known.worked else []
-        self._left = list(dict.fromkeys([*before, *scopes]))
+        self._left = list(dict.fromkeys([*before, *(scopes or (need,))]))
         self._done: set[str] = set()
         # An upload begins with a look, for which its one scope does as well as the one that is named.
-        self._enough = scopes[0] if len(scopes) == 1 else ""
-        self._listen = listen
+        self._enough = need if len(scopes) == 1 else ""
+        self._listen = listen and bool(scopes)
 
     def prefer(self, named: str) -> None:
         """Ask next for what the registry itself names, unless that was tried or is a part of the one scope."""
@@ -167,13 +176,12 @@ def _is_part(scope: str, whole: str) -> bool:
     return resource == of and set(actions.split(",")) <= set(more.split(","))
 
 
-def _first_proof(session: Session, ladder: _Ladder) -> Conversation[str | None]:
-    """Return what to show at first; a token server that is known is asked before the registry sends us there."""
-    proof = _proof(session, ladder.need)
-    # After a refusal the registry is asked first: its answer tells how long ago that was.
-    if proof or session.token_server is None or session.rejected or ladder.need in session.refused:
-        return proof
-    return (yield from _climb(session, session.token_server, ladder, None))
+def _known_server(session: Session, need: str) -> TokenServer | None:
+    """Return the token server to ask before the registry sends us there; None where the registry is to be asked first.
+
+    So it is after a refusal: the registry's answer tells how long ago that was.
+    """
+    return None if session.rejected or need in session.refused else session.token_server
 
 
 def _better_proof(session: Session, ladder: _Ladder, response: Response, shown: str | None) -> Conversation[str | None]:
@@ -230,9 +238,7 @@ def _basic_proof(session: Session, challenges: Sequence[Challenge], shown: str |
     return credentials.basic()
 
 
-def _note_success(session: Session, need: str, shown: str | None) -> None:
-    if shown is None:
-        return
+def _note_success(session: Session, need: str, shown: str) -> None:
     session.refused.pop(need, None)
     session.proven, session.rejected = True, None
     token = session.tokens.get(need)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, overload
+from typing import Any, NamedTuple, Protocol, Self, overload
 
 from regaudit.client.blocking import BlockingDriver
 from regaudit.client.exchange import Conversation, Traffic
@@ -21,8 +20,7 @@ from regaudit.errors import MissingExtra, RegistryError, UsageError
 from regaudit.text import clean
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """How a conversation ended: `key` as submitted, and either a value or an error."""
 
     key: Hashable

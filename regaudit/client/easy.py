@@ -29,10 +29,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _MISSING = re.compile(r"with (\d+) bytes (?:missing|remaining to read)")
 _OTHER_NAME = re.compile(r"subject name matches target .*?('.*')")
 _OF_TLS = re.compile(r"alert|SSL routines|private key|client certificate")
+_NO_HEADERS = Headers()
 _LINE_ENDS = (b"\r\n", b"\n")
 _ABORT = -1
 # On so many connections a request of HTTP/2 may be left aside before it counts as one without an answer.
 _MOST_STREAMS = 5
+# A manifest, a config and a list differ in what they ask for, and repositories in their tokens.
+_MOST_KINDS = 8
 # As http.client has them for the other driver.
 _MOST_FIELDS = 100
 _LONGEST_FIELD = 65536
@@ -62,6 +65,7 @@ class Easy:
         self._transport, self.guarded, self.again = transport, guarded, again
         self._lines: list[bytes] = []
         self._method, self._sent_fields = "GET", {"": ""}
+        self._known_lines: dict[tuple[tuple[str, str], ...], list[bytes]] = {}
         self._fresh = self._patient = False
         self._file: IO[bytes] | None = None
         self.curl = pycurl.Curl()
@@ -118,7 +122,7 @@ class Easy:
         self.request, self.context, self._shared = request, context, shared
         self._lines.clear()
         self._incoming: Incoming | None = None
-        self._status, self._headers = 0, Headers()
+        self._status, self._headers, self._peer = 0, _NO_HEADERS, ""
         self._fault: BaseException | None = None
         self._attempts = 0
         self.stale = self.framed = False
@@ -135,7 +139,7 @@ class Easy:
         if self._transport.proxies:
             self._choose_proxy(request)
         if request.headers != self._sent_fields:
-            curl.setopt(pycurl.HTTPHEADER, _field_lines(self._transport.fields(request)))
+            curl.setopt(pycurl.HTTPHEADER, self._field_lines(request))
             self._sent_fields = dict(request.headers)
         if patient != self._patient:
             curl.setopt(pycurl.PIPEWAIT, int(patient))
@@ -148,6 +152,16 @@ class Easy:
         elif request.method != self._method:
             curl.setopt(pycurl.NOBODY if request.method == "HEAD" else pycurl.HTTPGET, 1)
         self._method = request.method
+
+    def _field_lines(self, request: Request) -> list[bytes]:
+        """Return the lines of the header; kinds of requests take turns on a handle, and each has lines of its own."""
+        key = tuple(request.headers.items())
+        lines = self._known_lines.get(key)
+        if lines is None:
+            if len(self._known_lines) >= _MOST_KINDS:
+                self._known_lines.clear()
+            lines = self._known_lines[key] = _field_lines(self._transport.fields(request))
+        return lines
 
     def _choose_proxy(self, request: Request) -> None:
         proxy = self._transport.proxies_for(request.url).get(request.url.partition(":")[0].lower(), "")
@@ -206,6 +220,7 @@ class Easy:
         That is for the conversation to decide, but for what a server of HTTP/2 left aside when it said goodbye or
         has no stream for: it was not processed (RFC 9113, section 8.7), and belongs on another connection.
         """
+        self._peer = peer
         self._attempts += 1
         if self._attempts > (_MOST_STREAMS if self._shared else 1):
             self._fault = faults.truncated(self.request, "the connection was closed before it could be used again")
@@ -290,7 +305,7 @@ class Easy:
             body,
             now,
             now - self._started,
-            self.curl.getinfo(pycurl.PRIMARY_IP) or None,
+            self._peer or None,
             incoming.received,
         )
 

@@ -483,7 +483,8 @@ def send(session: Session, request: Request) -> Conversation[Response]:
         session.counts[request.purpose] += 1
         attempt += 1
         held = _held(request)
-        request = _resumed(request)
+        if held:
+            request = _resumed(request, held)
         log_request(request, attempt)
         try:
             response: Response = yield request
@@ -499,6 +500,8 @@ def send(session: Session, request: Request) -> Conversation[Response]:
         session.now = max(session.now, response.at)
         if _announces(response):
             yield from _heed(session, response)
+        if response.status < 400:
+            return response
         if response.status in BUSY:
             busy += 1
             if busy >= session.retry.busy_tries:
@@ -595,10 +598,9 @@ def _held(request: Request) -> int:
     return 0 if request.into is None else request.into.position
 
 
-def _resumed(request: Request) -> Request:
+def _resumed(request: Request, position: int) -> Request:
     """Ask only for the rest of a body whose beginning the sink has (RFC 9110, section 14.2)."""
-    position = _held(request)
-    return request.with_header("Range", f"bytes={position}-") if position else request
+    return request.with_header("Range", f"bytes={position}-")
 
 
 def _busy_pause(policy: RetryPolicy, request: Request, response: Response, attempt: int) -> float:

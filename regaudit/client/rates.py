@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ class RateLimit:
     remaining: int
     reset_seconds: float | None = None
     window_seconds: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the fields as plain values."""
+        return asdict(self)
 
 
 def rate_limit(headers: Headers) -> RateLimit | None:

@@ -18,13 +18,15 @@ from regaudit.errors import RegistryError
 
 # What is in flight hears within a quarter of a second that it should end; looking up a name or connecting may not.
 _FAREWELL = 1.0
+# More of them would only hold each other up.
+_MOST_THREADS = 64
 
 
 class ThreadedDriver:
     """Gives out pools of threads over a blocking driver, whose connections they use."""
 
     def __init__(self, blocking: BlockingDriver, gate: Gate, most: int) -> None:
-        self._blocking, self._gate, self._most = blocking, gate, most
+        self._blocking, self._gate, self._most = blocking, gate, min(most, _MOST_THREADS)
 
     def open(self) -> ThreadedBulk:
         """Return a pool of threads."""

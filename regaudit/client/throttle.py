@@ -66,7 +66,7 @@ class Throttle:
         self._pressed = False
         self._round = 0
         self._times: defaultdict[str, list[float]] = defaultdict(list)
-        self._answers = 0
+        self._answers, self._enough = 0, _LEAST_ROUND
         self._unqueued: dict[str, float] = {}
         self._probing_from: int | None = None
         self._probed = -math.inf
@@ -100,8 +100,7 @@ class Throttle:
         elif current and seconds is not None:
             self._times[purpose].append(seconds)
             self._answers += 1
-            least = _LEAST_ROUND if self._probing_from is None else _LEAST_TRIAL
-            if self._answers >= max(least, self.limit):
+            if self._answers >= self._enough:
                 self._end_round(now)
 
     def pause(self, now: float, seconds: float) -> None:
@@ -152,9 +151,9 @@ class Throttle:
             self._begin_round(self.limit)
         elif queued > self.limit / 4:
             # Half of it would be all that was doubled last; what is sent at once queues a little in any case.
-            # Go back, and look from there how fast it is with less.
+            # Go back to those that did not wait, and look from there how fast it is with less.
             self._doubling = False
-            self._begin_probe(max(1, self.limit // 2))
+            self._begin_probe(max(1, self.limit // 2, int(self.limit - queued)))
         elif self.limit >= self._ceiling:
             self._doubling, self._probed = False, now
             self._begin_round(self.limit)
@@ -190,8 +189,14 @@ class Throttle:
         self.limit = min(self._ceiling, max(1, limit))
         self._round += 1
         self._times.clear()
-        self._answers = 0
+        self._answers, self._enough = 0, self._round_length()
         self._pressed = False
+
+    def _round_length(self) -> int:
+        """Return how many answers end a round. While it doubles, those that the last doubling let in: one time there and back."""
+        if self._probing_from is not None:
+            return max(_LEAST_TRIAL, self.limit)
+        return max(_LEAST_ROUND, self.limit // 2 if self._doubling else self.limit)
 
 
 class Gate:

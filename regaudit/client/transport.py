@@ -15,9 +15,9 @@ from regaudit.client.exchange import SAFE_METHODS, STALL, Request
 GLANCE = 0.2
 # A blob that moves slower than one small piece in each stall interval (about 500 bytes a second) has stalled.
 SLOW_PIECE = 16 << 10
-# What a driver may have in flight where nobody says otherwise: at 50 ms of distance each way some seventy keep a
+# What a driver may have in flight where nobody says otherwise: at 50 ms of distance each way some eighty keep a
 # registry busy that answers 700 requests a second. How many really fly is found by the `Throttle`.
-IN_FLIGHT = 64
+IN_FLIGHT = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -590,7 +590,7 @@ def _verified(response: Response, repository: str, reference: str) -> AnyManifes
     except (BadManifest, BadSignature) as error:
         url = safe_url(response.url)
         raise type(error)(f"{url}: {error}", url=url, status=200) from None
-    announced = _announced(response, repository, reference)
+    announced = _announced(response, repository, reference, manifest.digest)
     asked = Digest(reference) if ":" in reference else None
     for digest in (asked, announced):
         if digest is None or manifest.digest == digest:
@@ -604,10 +604,12 @@ def _verified(response: Response, repository: str, reference: str) -> AnyManifes
     return manifest
 
 
-def _announced(response: Response, repository: str, reference: str) -> Digest | None:
+def _announced(response: Response, repository: str, reference: str, known: Digest | None = None) -> Digest | None:
     text = response.headers.get("docker-content-digest")
     if text is None:
         return None
+    if known is not None and text == known:
+        return known
     try:
         return Digest(text.strip())
     except InvalidReference:

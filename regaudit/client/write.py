@@ -178,7 +178,7 @@ def _entry(manifest: AnyManifest) -> Descriptor:
         digest=manifest.digest,
         size=len(manifest.raw),
         artifact_type=kind,
-        annotations=dict(manifest.annotations),
+        annotations=manifest.annotations,
     )
 
 

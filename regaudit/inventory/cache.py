@@ -16,7 +16,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from regaudit.errors import BadManifest, UsageError
-from regaudit.manifest import AnyManifest, parse_manifest
+from regaudit.manifest import AnyManifest, Index, Manifest, parse_manifest
 from regaudit.reference import Digest
 from regaudit.text import clean
 
@@ -44,6 +44,13 @@ _MOST_WAITING = 8 << 20
 _PATIENCE = 2.0
 # Using a document is noted once a day, so that a warm reading hardly writes.
 _DAY = 86400
+# So many tags at once: reading more of them saves little, and would let a registry nearby wait.
+READ_AHEAD = 32
+# An index has children, and these have configs; what is deeper, or more, is read when it is asked for.
+_DEEPEST_AHEAD = 1
+_MOST_HANGING = 8 * READ_AHEAD
+# Documents and notes of what was read ahead, about those of a thousand tags under way.
+_MOST_AHEAD = 8192
 # Down to this part of the limit when it is exceeded, so that it is not exceeded again at once.
 _TRIMMED = 0.9
 
@@ -90,6 +97,10 @@ class Cache:
         self._gone: list[tuple[int, str]] = []
         self._released: list[tuple[int, str]] = []
         self._used: set[int] = set()
+        self._new_places: set[int] = set()
+        self._ahead: dict[tuple[str, str], AnyManifest | bytes] = {}
+        self._unchanged: dict[tuple[int, str], tuple[str, str]] = {}
+        self._sure: set[tuple[int, str, str]] = set()
         self._waiting = 0
         self._written_at = time.monotonic()
         self._connection: sqlite3.Connection | None = None
@@ -109,12 +120,18 @@ class Cache:
         row = None
         with self._tolerant("read"):
             row = self._one(find, (registry, repository))
+            self._new_places.discard(0 if row is None else row[0])
             if row is None:
                 self._write(
                     "INSERT OR IGNORE INTO places (registry, repository) VALUES (?, ?)", [(registry, repository)]
                 )
                 row = self._one(find, (registry, repository))
+                self._new_places.add(0 if row is None else row[0])
         return 0 if row is None else int(row[0])
+
+    def is_new(self, place: int) -> bool:
+        """Return whether nothing was known of a repository when its number was first asked for: no need to look."""
+        return place in self._new_places
 
     def known_tags(self, place: int, tags: Iterable[str], *, complete: bool) -> frozenset[str]:
         """Return which of the listed tags were there before, on documents that are here.
@@ -130,6 +147,52 @@ class Cache:
                 known.add(tag)
         return frozenset(known)
 
+    def read_ahead(self, place: int, tags: Sequence[str]) -> None:
+        """Read what some tags were on, and what hangs on it, all at once: one by one takes several times as long.
+
+        Parameters
+        ----------
+        tags : sequence of str
+            At most `READ_AHEAD`.
+        """
+        if (
+            len(self._ahead) + len(self._unchanged) + len(self._sure) > _MOST_AHEAD
+        ):  # left over from tags that have moved
+            self._forget_ahead()
+        hanging: dict[str, None] = {}
+        for tag, held, *row in self._all(_BEHIND_TAGS, (place, *_padded(tags))) if tags else ():
+            if self._take_ahead(row, hanging):
+                _, digest, media_type, *_ = row
+                self._unchanged[place, tag] = digest, media_type
+                self._sure |= {(place, digest, media_type)} if held else set()
+        self._read_hanging(place, [*hanging])
+
+    def _read_hanging(self, place: int, digests: list[str], depth: int = 0) -> None:
+        """Read the configs of images and the children of indexes, and their configs, as far as the repository had them."""
+        deeper: dict[str, None] = {}
+        for start in range(0, min(len(digests), _MOST_HANGING), READ_AHEAD):
+            for row in self._all(_HANGING, (*_padded(digests[start : start + READ_AHEAD]), place)):
+                if self._take_ahead(row, deeper):
+                    self._sure.add((place, row[1], row[2]))
+        if deeper and depth < _DEEPEST_AHEAD:
+            self._read_hanging(place, [*deeper], depth + 1)
+
+    def _take_ahead(self, row: Sequence[Any], hanging: dict[str, None]) -> bool:
+        """Keep a document until it is asked for, and note what hangs on it; return whether it is what it says."""
+        _, digest, media_type, *_ = row
+        if (digest, media_type) in self._ahead:
+            return True
+        raw = self._verified(*row)
+        document = raw if raw is None or not media_type else _parsed(raw, digest, media_type)
+        if document is None:
+            return False
+        self._ahead[digest, media_type] = document
+        if isinstance(document, Manifest):
+            hanging[document.config.digest] = None
+        elif isinstance(document, Index):
+            hanging |= dict.fromkeys(child.digest for child in document.manifests)
+        return True
+
     def manifest(self, digest: str, media_type: str, place: int | None = None) -> AnyManifest | None:
         """Return a manifest of exactly this digest and media type, verified, or None.
 
@@ -138,34 +201,33 @@ class Cache:
         place : int, optional
             Only where that repository had it when it was last read.
         """
+        if place is None or (place, digest, media_type) in self._sure:
+            ahead = self._ahead.pop((digest, media_type), None)
+            if ahead is not None and not isinstance(ahead, bytes):
+                return ahead
         raw = self._raw(digest, media_type, place)
-        if raw is None:
-            return None
-        try:
-            manifest = parse_manifest(raw, media_type)
-        except BadManifest:
-            return None
-        if manifest.digest != digest:  # the same bytes under another algorithm
-            manifest = replace(manifest, digest=Digest(digest))
-        return manifest if manifest.media_type == media_type else None
+        return None if raw is None else _parsed(raw, digest, media_type)
 
     def config(self, digest: str, place: int) -> bytes | None:
         """Return the bytes of an image config that a repository had when it was last read, verified, or None."""
+        if (place, digest, "") in self._sure:
+            ahead = self._ahead.pop((digest, ""), None)
+            if isinstance(ahead, bytes):
+                return ahead
         return self._raw(digest, "", place)
 
     def _raw(self, digest: str, media_type: str, place: int | None) -> bytes | None:
         waiting = self._documents.get((digest, media_type))
         if waiting is not None and (place is None or (place, digest, media_type) in self._held):
             return self._unpacked(*waiting)
-        query = "SELECT id, packed, size, used FROM documents WHERE digest = ? AND media_type = ?"
         row = None
         with self._tolerant("read"):
-            row = self._one(query, (digest, media_type))
+            row = self._one(_DOCUMENT, (digest, media_type))
             if row is not None and place is not None and not self._one(_HELD, (place, row[0])):
                 return None
-        if row is None:
-            return None
-        document, packed, size, used = row
+        return None if row is None else self._verified(*row)
+
+    def _verified(self, document: int, digest: str, _: str, packed: Any, size: Any, used: int) -> bytes | None:
         raw = self._unpacked(packed, size)
         if raw is None or not Digest(digest).matches(raw):
             self._drop(document)
@@ -201,21 +263,28 @@ class Cache:
 
     def hold(self, place: int, digest: str, media_type: str) -> None:
         """Remember that a repository has a document."""
-        if self._connection is not None:
-            self._held.add((place, digest, media_type))
+        key = place, digest, media_type
+        if key in self._sure:
+            self._sure.discard(key)  # so it is written already
+        elif self._connection is not None:
+            self._held.add(key)
 
     def set_tag(self, place: int, tag: str, digest: str, media_type: str) -> None:
         """Remember what a tag is on."""
+        if self._unchanged.pop((place, tag), None) == (digest, media_type):
+            return
         if self._connection is not None:
             self._tags[place, tag] = (digest, media_type)
 
     def forget_tag(self, place: int, tag: str) -> None:
         """Forget what a tag was on."""
         self._tags.pop((place, tag), None)
+        self._unchanged.pop((place, tag), None)
         self._gone.append((place, tag))
 
     def release(self, place: int, digest: str) -> None:
         """Note that a repository does not have a document any more."""
+        self._sure.clear()
         self._released.append((place, digest))
 
     def tend(self) -> None:
@@ -242,6 +311,9 @@ class Cache:
     def _forget_waiting(self) -> None:
         self._documents, self._tags, self._held = {}, {}, set()
         self._gone, self._released, self._used, self._waiting = [], [], set(), 0
+
+    def _forget_ahead(self) -> None:
+        self._ahead, self._unchanged, self._sure = {}, {}, set()
 
     def _trim(self) -> None:
         if self.size_bytes <= self._most_bytes:
@@ -281,6 +353,8 @@ class Cache:
     def clear(self) -> None:
         """Forget everything, and give the space back."""
         self._forget_waiting()
+        self._forget_ahead()
+        self._new_places.clear()
         with self._tolerant("cleared"):
             with self._transaction():
                 for table in ("tags", "held", "documents", "places"):
@@ -357,6 +431,17 @@ INSERT INTO documents (digest, media_type, size, packed, used) VALUES (?, ?, ?, 
 ON CONFLICT (digest, media_type) DO UPDATE SET size = excluded.size, packed = excluded.packed, used = excluded.used
 WHERE packed <> excluded.packed OR size <> excluded.size
 """
+_COLUMNS = "id, digest, media_type, packed, size, used"
+_DOCUMENT = f"SELECT {_COLUMNS} FROM documents WHERE digest = ? AND media_type = ?"
+_ANY_OF = ", ".join("?" * READ_AHEAD)
+_BEHIND_TAGS = f"""
+SELECT tag, EXISTS (SELECT 1 FROM held WHERE held.place = tags.place AND held.document = id), {_COLUMNS}
+FROM tags JOIN documents ON id = document WHERE place = ? AND tag IN ({_ANY_OF})
+"""
+_HANGING = f"""
+SELECT {_COLUMNS} FROM documents
+WHERE digest IN ({_ANY_OF}) AND EXISTS (SELECT 1 FROM held WHERE place = ? AND document = id)
+"""
 _DROP_OLDEST = "DELETE FROM documents WHERE id IN (SELECT id FROM documents ORDER BY used, id LIMIT ?)"
 _HELD = "SELECT 1 FROM held WHERE place = ? AND document = ?"
 _HOLD = "INSERT OR IGNORE INTO held SELECT ?, id FROM documents WHERE digest = ? AND media_type = ?"
@@ -366,6 +451,20 @@ _SET_TAG = """
 INSERT INTO tags SELECT ?, ?, id FROM documents WHERE digest = ? AND media_type = ?
 ON CONFLICT (place, tag) DO UPDATE SET document = excluded.document WHERE document <> excluded.document
 """
+
+
+def _parsed(raw: bytes, digest: str, media_type: str) -> AnyManifest | None:
+    try:
+        manifest = parse_manifest(raw, media_type)
+    except BadManifest:
+        return None
+    if manifest.digest != digest:  # the same bytes under another algorithm
+        manifest = replace(manifest, digest=Digest(digest))
+    return manifest if manifest.media_type == media_type else None
+
+
+def _padded(names: Sequence[str]) -> list[str | None]:
+    return [*names, *[None] * (READ_AHEAD - len(names))]
 
 
 def default_folder() -> Path:

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -16,7 +17,7 @@ from regaudit.client.bulk import Bulk, Result
 from regaudit.client.exchange import Conversation
 from regaudit.client.registry import Registry
 from regaudit.errors import BadManifest, NotFound, RegistryError
-from regaudit.inventory.cache import Cache
+from regaudit.inventory.cache import READ_AHEAD, Cache
 from regaudit.inventory.documents import Documents, DocumentWriter
 from regaudit.inventory.found import Found
 from regaudit.inventory.progress import Meter, Progress
@@ -127,15 +128,18 @@ class ReadingV2:
         """Ask for more tags where there is room."""
         while self.waiting and self.under_way < _MOST_TAGS_UNDER_WAY:
             repository, tags, known = self.waiting[0]
-            tag = next(tags, None)
-            if tag is None:
+            some = list(islice(tags, READ_AHEAD))
+            if not some:
                 self.waiting.popleft()
                 continue
-            self.under_way += 1
-            if self.head_first or tag in known:
-                bulk.submit((repository, "head", tag), v2.head_manifest(self.registry.session, repository, tag))
-            else:
-                bulk.submit((repository, "tag", tag), v2.get_manifest(self.registry.session, repository, tag))
+            self.under_way += len(some)
+            if self.cache is not None and known:
+                self.cache.read_ahead(self.places[repository], [tag for tag in some if tag in known])
+            for tag in some:
+                if self.head_first or tag in known:
+                    bulk.submit((repository, "head", tag), v2.head_manifest(self.registry.session, repository, tag))
+                else:
+                    bulk.submit((repository, "tag", tag), v2.get_manifest(self.registry.session, repository, tag))
 
     def _want(self, bulk: Bulk, repository: str, digest: Digest, want: _Want) -> None:
         """Ask for a manifest by its digest, once for all who want it."""
@@ -413,11 +417,16 @@ class ReadingV2:
             self._bad_config(repository, digest)
         elif self.found.has_config(digest):
             self._hold(repository, digest, "")
-        elif self.cache is not None and (raw := self.cache.config(digest, self.places[repository])) is not None:
+        elif (raw := self._cached_config(repository, digest)) is not None:
             self.cached += 1
             self._take_in_config(digest, media_type, raw, {repository})
         else:
             self._ask_config(bulk, repository, digest, media_type, {repository})
+
+    def _cached_config(self, repository: str, digest: Digest) -> bytes | None:
+        if self.cache is None or self.cache.is_new(self.places[repository]):
+            return None
+        return self.cache.config(digest, self.places[repository])
 
     def _ask_config(self, bulk: Bulk, repository: str, digest: Digest, media_type: str, waiting: set[str]) -> None:
         self.needing[digest] = (media_type, waiting)

@@ -11,6 +11,7 @@ from typing import Any
 from regaudit.client import v1, v2
 from regaudit.client.bulk import Bulk, Result
 from regaudit.client.exchange import Conversation
+from regaudit.client.rates import RateLimit
 from regaudit.client.registry import Registry
 from regaudit.errors import RegistryError
 from regaudit.inventory.cache import Cache
@@ -42,7 +43,7 @@ class Estimate:
         For the fewest and the most requests, at the pace of the requests that were tried; None where none was.
     asked : dict
         Requests that the estimate itself took, by kind.
-    rate_limit : object or None
+    rate_limit : RateLimit or None
         What the registry announces (``limit``, ``remaining``, ``reset_seconds``, ``window_seconds``).
     problems : tuple of str
         What could not be listed; the figures are without it.
@@ -56,7 +57,7 @@ class Estimate:
     at_most: Mapping[str, int] = field(default_factory=dict)
     seconds: tuple[float, float] | None = None
     asked: Mapping[str, int] = field(default_factory=dict)
-    rate_limit: Any = None
+    rate_limit: RateLimit | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -67,7 +68,6 @@ class Estimate:
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as plain values."""
         limit = self.rate_limit
-        names = ("limit", "remaining", "reset_seconds", "window_seconds")
         return {
             "registry": self.registry,
             "repositories": self.repositories,
@@ -77,7 +77,7 @@ class Estimate:
             "at_most": dict(self.at_most),
             "seconds": self.seconds and list(self.seconds),
             "asked": dict(self.asked),
-            "rate_limit": None if limit is None else {name: getattr(limit, name, None) for name in names},
+            "rate_limit": None if limit is None else limit.to_dict(),
             "problems": list(self.problems),
         }
 
@@ -90,7 +90,7 @@ class Estimate:
             "time": self._time_line(),
         }
         if self.rate_limit is not None:
-            lines["rate limit"] = self._limit_line()
+            lines["rate limit"] = self._limit_line(self.rate_limit)
         if self.problems:
             lines["problems"] = "; ".join(self.problems[:5]) + (" …" if len(self.problems) > 5 else "")
         return {heading: clean(text, 600) for heading, text in lines.items()}
@@ -113,10 +113,9 @@ class Estimate:
         least, most = (_duration(seconds) for seconds in self.seconds)
         return f"about {least}" if least == most else f"about {least} to {most}"
 
-    def _limit_line(self) -> str:
-        limit = self.rate_limit
-        said = f"{limit.remaining if limit.remaining is not None else '?'} of {limit.limit or '?'} requests are left"
-        if limit.remaining is None or self.requests[1] <= limit.remaining:
+    def _limit_line(self, limit: RateLimit) -> str:
+        said = f"{limit.remaining} of {limit.limit or '?'} requests are left"
+        if self.requests[1] <= limit.remaining:
             return said
         when = "" if limit.reset_seconds is None else f" for up to {_duration(limit.reset_seconds)} at a time"
         surely = "would" if self.requests[0] > limit.remaining else "may"
@@ -172,8 +171,7 @@ class Survey:
             at_most=most,
             seconds=None if pace is None else (sum(least.values()) * pace, sum(most.values()) * pace),
             asked=asked,
-            # set by the core where the registry announces a limit
-            rate_limit=getattr(self.registry.session, "rate_limit", None),
+            rate_limit=self.registry.session.rate_limit,
             problems=tuple(self.problems),
         )
 

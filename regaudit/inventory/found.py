@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from array import array
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +49,8 @@ _KIND_CODES = {kind: code for code, kind in enumerate(KINDS)}
 _INDEX, _LEGACY, _UNKNOWN = (_KIND_CODES[kind] for kind in ("index", "legacy", "unknown"))
 # A repository and a digest make one number, by which all that is known of the two is found.
 _REPOSITORY_SHIFT = 32
+# Made once, as `manifest._STRICT` is.
+_WRITER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
 class Found:
@@ -384,8 +387,8 @@ def _sizes(packed: array[int]) -> Whole:
     return np.frombuffer(packed, dtype=np.int64)
 
 
-def _json(fields: dict[str, str]) -> str | None:
-    return json.dumps(fields, sort_keys=True, ensure_ascii=False) if fields else None
+def _json(fields: Mapping[str, str]) -> str | None:
+    return _WRITER.encode(dict(fields)) if fields else None
 
 
 __all__ = ["Found"]
