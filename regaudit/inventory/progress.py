@@ -134,8 +134,9 @@ def shown(*, progress: bool | Callable[[Progress], None]) -> Iterator[Callable[[
     else:
         from tqdm.auto import tqdm
 
-        # nothing from a registry goes into the bar's text: in a notebook it is HTML
-        with tqdm(total=0, unit="tag", desc="reading", mininterval=SECONDS_BETWEEN_CALLS) as bar:
+        # Nothing from a registry goes into the bar's text: in a notebook it is HTML. There the bar is as wide as the page, or it
+        # would be a dot beside the text.
+        with tqdm(total=0, unit="tag", desc="reading", mininterval=SECONDS_BETWEEN_CALLS, dynamic_ncols=True) as bar:
 
             def show(state: Progress) -> None:
                 bar.total = state.tags_total
