@@ -19,7 +19,7 @@ from regaudit.cli.front import (
 )
 from regaudit.cli.shown import show
 from regaudit.errors import UsageError
-from regaudit.text import clean, owned_folder
+from regaudit.text import clean, count_of, owned_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +112,7 @@ def expired(snapshot_folder: str, policy_file: str, out: str | None, held: bool)
     if out is not None:
         folder = owned_folder(out)
         for name, frame in (("expired", found.expired), ("held", found.held)):
-            click.echo(f"{len(frame):,} rows written to {write_csv(frame, folder / f'{name}.csv')}")
+            click.echo(f"{count_of(len(frame), 'row')} written to {write_csv(frame, folder / f'{name}.csv')}")
         return
     if held:
         show(found.held, ["repository", "tag", "rule", "held_by", "detail"])

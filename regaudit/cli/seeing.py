@@ -24,7 +24,7 @@ from regaudit.cli.front import (
 from regaudit.cli.shown import heading, show
 from regaudit.errors import UsageError
 from regaudit.reference import RegistryName, parse_target
-from regaudit.text import clean, human_bytes, owned_folder
+from regaudit.text import clean, count_of, human_bytes, owned_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,9 +224,9 @@ def _result(frame: pd.DataFrame, out: str | None, name: str, columns: list[str])
 
     if out is not None:
         path = write_csv(frame, owned_folder(out) / name)
-        click.echo(f"{len(frame):,} rows written to {path}")
+        click.echo(f"{count_of(len(frame), 'row')} written to {path}")
         return
-    click.echo(f"{len(frame):,} tags")
+    click.echo(count_of(len(frame), "tag"))
     show(frame, columns)
 
 
@@ -242,7 +242,7 @@ def cache_show(cache_folder: str | None) -> None:
     from regaudit.inventory.cache import Cache
 
     with Cache(cache_folder) as opened:
-        click.echo(f"{clean(opened.path, 400)}: {len(opened):,} documents, {human_bytes(opened.size_bytes)}")
+        click.echo(f"{clean(opened.path, 400)}: {count_of(len(opened), 'document')}, {human_bytes(opened.size_bytes)}")
 
 
 @cache.command("clear")
