@@ -50,6 +50,28 @@ _SECRETS = (
 # ones: a long audit is given many tokens. Shorter ones would take away letters of ordinary words.
 _KNOWN_SECRETS: deque[str] = deque(maxlen=64)
 _SHORTEST_SECRET = 6
+# Messages say these all the time: taking one out of them would tell that it is somebody's password, and spoil the message.
+_OUR_WORDS = frozenset(
+    [
+        "approve",
+        "approved",
+        "approval",
+        "config",
+        "delete",
+        "deleted",
+        "deletion",
+        "digest",
+        "journal",
+        "latest",
+        "manifest",
+        "password",
+        "policy",
+        "registry",
+        "repository",
+        "snapshot",
+        "username",
+    ]
+)
 
 _KIBI = 1024.0
 _NO_URL = "(not a URL)"
@@ -63,7 +85,7 @@ def clean(text: object, limit: int = 2048) -> str:
 
 def conceal(*secrets: str | None) -> None:
     """Let `redact` take these out of whatever it is given, in this process."""
-    known = set(_KNOWN_SECRETS)
+    known = _OUR_WORDS.union(_KNOWN_SECRETS)
     _KNOWN_SECRETS.extend(s for s in secrets if s is not None and len(s) >= _SHORTEST_SECRET and s not in known)
 
 

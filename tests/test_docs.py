@@ -23,7 +23,8 @@ BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 GIVEN = """
 import regaudit as ra
 registry = ra.Registry("registry.example.com")
-snapshot = ra.collect(registry, progress=False)
+snapshot = earlier = ra.collect(registry, progress=False)
+plan = ra.plan(snapshot, ra.stale_tags(snapshot, older_than="180D"))
 """
 
 

@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_after_any_number_of_pages_stops_the_run_before_what
     file, journal = made.save(tmp_path / "plan.json"), tmp_path / "small" / "journal.sqlite"
     after, failures = set(shop.store.tags(APP)) - {"a", "b", "c"}, set()
     Journal(journal).close()
-    for pages in range(journal.stat().st_size // PAGE, 100, cases(4, 1)):
+    for pages in range(journal.stat().st_size // PAGE, 100, cases(2, 1)):
         answer = run(processes, apply_on_a_small_disk, shop.sandbox.host, file, journal, pages * PAGE)
         assert asked_for(shop) <= durable(journal)
         if answer == "done":

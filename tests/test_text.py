@@ -25,6 +25,7 @@ from regaudit.text import (
     LONGEST_DURATION,
     atomic_write,
     clean,
+    conceal,
     csv_guard,
     escape,
     html_table,
@@ -436,3 +437,8 @@ def test_a_file_gets_the_rights_that_its_user_gives_new_files(tmp_path, umask, m
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "report.csv").stat().st_mode) == mode
+
+
+def test_a_secret_of_this_process_is_taken_out_unless_it_is_a_word_of_our_own_messages():
+    conceal("delete", "registry", "hunter2-hunter2", None, "short")
+    assert redact("delete from the registry: hunter2-hunter2, short") == "delete from the registry: ***, short"

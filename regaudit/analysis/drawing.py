@@ -178,20 +178,23 @@ def picture(draw: Callable[[], Axes], *, dark: bool) -> bytes:
         On which ground.
     """
     import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     ground = (_DARK if dark else _LIGHT).ground
     # The user's backend is no matter of style, and to set one chooses it for good.
     ours = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
-    buffer, small = BytesIO(), BytesIO()
+    small = BytesIO()
     token = _paper.set(ground)
     try:
         with mpl.rc_context(ours):
-            draw().get_figure(root=True).savefig(buffer, format="png")  # type: ignore[union-attr]  # drawn on one
+            canvas = FigureCanvasAgg(draw().get_figure(root=True))
+            canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib is typed in part
     finally:
         _paper.reset(token)
     # A plot has few colours: with a palette it is a third of the bytes.
-    Image.open(buffer).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]  # likewise
+    drawn.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()
 
 

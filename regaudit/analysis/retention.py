@@ -517,8 +517,10 @@ class _Judged:
         columns = [counts[name].tolist() for name in ("all", "going", "left")]
         held: dict[str, list[int]] = {}
         for place, (every, going, left) in enumerate(zip(*columns, strict=True)):
+            if not going:
+                continue
             section = self.policy.sections[self.items.section_of[place]]
-            found = _limited(section, every, going, left, untag=self.policy.untag) if going else None
+            found = _limited(section, every, going, left, untag=self.policy.untag)
             if found is None:
                 continue
             word, why = found
