@@ -714,7 +714,12 @@ class _Explaining:
         near = difflib.get_close_matches(self.tag or "", known, n=1)
         if near:
             return f": did you mean {clean(near[0], 130)!r}?"
-        return "" if known else ": write REPOSITORY:TAG with a repository of snapshot.repositories"
+        if known:
+            return f", where {clean(self.repository, 200)} has {', '.join(known[:5])}{' …' if len(known) > 5 else ''}"
+        repositories = self.judged.snapshot.repositories
+        near = difflib.get_close_matches(self.repository, repositories, n=1)
+        like = f", such as {near[0]}" if near else ""
+        return f": write REPOSITORY:TAG with a repository that was read{like}"
 
     def _why_not_judged(self) -> str:
         if self.tag is None:

@@ -210,7 +210,7 @@ class Plan:
         -------
         pandas.DataFrame
             key, repository, tags (joined by a space), digest, action, role, kind, created,
-            content_bytes, freed_bytes, reason, because, refusal, detail.
+            content_bytes, freed_bytes, reason, because, refusal, detail. The last two are missing where nothing was refused.
         """
         names = ["repository", "digest", "action", "role", "kind", "created", "content_bytes", "freed_bytes"]
         names += ["reason", "because", "refusal", "detail"]
@@ -221,7 +221,10 @@ class Plan:
         frame = pd.DataFrame(records, columns=["key", "repository", "tags", *names[1:]])
         frame["created"] = pd.to_datetime(frame["created"], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
         texts = {name: "string" for name in frame.columns if name not in ("created", "content_bytes", "freed_bytes")}
-        return frame.astype(texts | {"content_bytes": "Int64", "freed_bytes": "Int64"})
+        frame = frame.astype(texts | {"content_bytes": "Int64", "freed_bytes": "Int64"})
+        for name in ("reason", "refusal", "detail"):
+            frame[name] = frame[name].mask(frame[name] == "")
+        return frame
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `frame` as CSV that is safe in a spreadsheet."""

@@ -33,7 +33,7 @@ _policy_option = click.option("--policy", "policy_file", required=True, metavar=
 
 @main.command()
 @snapshot_argument
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where the plan goes.")
+@click.option("-o", "--out", required=True, metavar="FILE", help="Where the plan goes.")
 @click.option("--policy", "policy_file", metavar="FILE", help="A retention policy, instead of the options of a rule.")
 @click.option("--candidates", metavar="CSV", help="Rows of repository and tag, instead of a rule (stale.csv, edited).")
 @click.option(
@@ -46,7 +46,7 @@ _policy_option = click.option("--policy", "policy_file", required=True, metavar=
 @rule_options
 def plan(
     snapshot_folder: str,
-    output: str,
+    out: str,
     policy_file: str | None,
     candidates: str | None,
     include: tuple[str, ...],
@@ -68,13 +68,13 @@ def plan(
     else:
         chosen = stale_of(snapshot, rule, protect) if candidates is None else _read_candidates(candidates)
     made = make_plan(snapshot, chosen, protect=protect, include=include, allow_empty=allow_empty, untag=untag)
-    made.save(output)
+    made.save(out)
     click.echo(made)
     if made.refused:
         click.echo("\nrefused:")
-        refused = made.frame().query("refusal != ''")
+        refused = made.frame().dropna(subset="refusal")
         show(refused, ["repository", "tags", "refusal", "detail"])
-    click.echo(f"written: {output}; read it, then: regaudit approve {output} --by NAME")
+    click.echo(f"written: {out}; read it, then: regaudit approve {out} --by NAME")
     finish(bad=bool(made.refused), strict=strict, why="some candidates are refused")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ _SHOWN_FINDINGS = 10
 @click.option(
     "--no-referrers", is_flag=True, help="Do not ask for signatures and SBOMs; such a snapshot cannot be cleaned."
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar; there is none in a log.")
 @cache_option
 @click.option("--no-cache", is_flag=True, help="Read everything again, and remember nothing.")
 @strict_option
@@ -71,7 +72,8 @@ def audit(
     if no_cache and cache_folder is not None:
         raise UsageError("--cache and --no-cache contradict each other: give one of them")
     host, patterns = _one_host(targets)
-    options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers, "progress": not quiet}
+    options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers}
+    options["progress"] = not quiet and sys.stderr.isatty()  # in a log, a bar is a line as long as the reading
     options["cache"] = None if no_cache else cache_folder or True
     if dry_run:
         with connect(host) as registry:
@@ -85,6 +87,8 @@ def audit(
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
     if snapshot.why_nothing is not None:
         end(f"nothing could be read: {snapshot.why_nothing}", 1)
+    if not snapshot.repositories and patterns:
+        end(f"no repository that {snapshot.registry} lists is like {', '.join(patterns)}: nothing was read", 1)
     snapshot.to_csv(folder)
     click.echo(snapshot)
     show(snapshot.problems, ["repository", "identifier", "error", "message"])
@@ -180,7 +184,7 @@ def diff(before_folder: str, after_folder: str, out: str | None, across_registri
     change = load_snapshot(before_folder).diff(load_snapshot(after_folder), across_registries=across_registries)
     click.echo(change)
     if out is None:
-        show(change.tags, ["repository", "tag", "change", "digest_before", "digest_after"])
+        show(change.tags, ["repository", "tag", "change", "digest_before", "digest_after"], missing="-")
     else:
         click.echo("written: " + ", ".join(str(path) for path in change.to_csv(out)))
     finish(bad=not change.complete, strict=strict, why="not everything was read")
@@ -192,7 +196,8 @@ def _diff_plans(before_file: str, after_file: str, out: str | None) -> None:
     change = Plan.load(before_file).diff(Plan.load(after_file))
     click.echo(change)
     if out is None:
-        show(change.rows, ["repository", "change", "tags_before", "tags_after", "refusal_before", "refusal_after"])
+        columns = ["repository", "digest", "change", "tags_before", "tags_after", "refusal_before", "refusal_after"]
+        show(change.rows, columns, missing="-")
     else:
         click.echo(f"written: {change.to_csv(owned_folder(out) / 'changed_plan.csv')}")
 
@@ -213,7 +218,7 @@ def findings(snapshot_folder: str, out: str | None, labels: tuple[str, ...]) -> 
         written = "" if folder is None else f"  {write_csv(frame, folder / f'{name}.csv')}"
         click.echo(f"{name.replace('_', ' '):<20} {len(frame):>9,}{written}")
     if folder is None:
-        for name, frame in found.items():
+        for name, frame in ((name, frame) for name, frame in found.items() if len(frame)):
             heading(name.replace("_", " "))
             shown = ["repository", "tag", "stream", "tag_count", "digest", "size_bytes", "content_bytes", "reason"]
             show(frame, [column for column in shown if column in frame.columns], limit=_SHOWN_FINDINGS)
