@@ -406,7 +406,7 @@ def test_a_manifest_that_is_tagged_and_a_child_is_discovered_by_its_tag(empty, d
 
 @pytest.mark.parametrize("order", [("index", "tag"), ("tag", "index"), ("referrer", "tag", "index")])
 def test_how_a_manifest_was_found_does_not_depend_on_which_answer_came_first(empty, door, order):
-    from regaudit.inventory.collect_v2 import ReadingV2
+    from regaudit.inventory.collect_v2 import ReadingV2, _Want
     from regaudit.inventory.reading import Selection
 
     image(empty.store, APP, "a", "1")
@@ -414,7 +414,7 @@ def test_how_a_manifest_was_found_does_not_depend_on_which_answer_came_first(emp
     reading = ReadingV2(door, Selection((), ()), referrers=False, head_first=False)
     with door.bulk() as bulk:
         for way in order:
-            reading._meet(bulk, APP, manifest, way, 0)
+            reading._meet(bulk, APP, manifest, _Want(way))
     assert reading.found.tables()["manifests"]["discovered_by"].tolist() == ["tag"]
 
 
