@@ -121,6 +121,21 @@ cache_option = click.option(
     metavar="DIR",
     help="Where what was read is remembered; the user's cache folder by default.",
 )
+
+
+def cache_options(command: F) -> F:
+    """Add ``--cache`` and ``--no-cache``, handed on as one value ``cache``, as `collect` takes it."""
+
+    @wraps(command)
+    def with_cache(*arguments: Any, cache_folder: str | None, no_cache: bool, **options: Any) -> Any:
+        if no_cache and cache_folder is not None:
+            raise UsageError("--cache and --no-cache contradict each other: give one of them")
+        return command(*arguments, cache=None if no_cache else cache_folder or True, **options)
+
+    forgetful = click.option("--no-cache", is_flag=True, help="Read everything again, and remember nothing.")
+    return cache_option(forgetful(with_cache))  # type: ignore[return-value]  # its options are other ones than the command's
+
+
 journal_option = click.option(
     "--journal", "journal_path", metavar="FILE", help="The record of deletions; one for each registry by default."
 )

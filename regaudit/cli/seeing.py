@@ -11,6 +11,7 @@ import click
 
 from regaudit.cli.front import (
     cache_option,
+    cache_options,
     connection,
     end,
     finish,
@@ -46,8 +47,7 @@ _SHOWN_FINDINGS = 10
     "--no-referrers", is_flag=True, help="Do not ask for signatures and SBOMs; such a snapshot cannot be cleaned."
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar; there is none in a log.")
-@cache_option
-@click.option("--no-cache", is_flag=True, help="Read everything again, and remember nothing.")
+@cache_options
 @strict_option
 @connection
 def audit(
@@ -57,8 +57,7 @@ def audit(
     exclude: tuple[str, ...],
     no_referrers: bool,
     quiet: bool,
-    cache_folder: str | None,
-    no_cache: bool,
+    cache: str | bool | None,
     strict: bool,
     connect: Callable[[str], Registry],
 ) -> None:
@@ -69,12 +68,9 @@ def audit(
     """
     from regaudit.inventory.collect import collect
 
-    if no_cache and cache_folder is not None:
-        raise UsageError("--cache and --no-cache contradict each other: give one of them")
     host, patterns = _one_host(targets)
-    options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers}
+    options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers, "cache": cache}
     options["progress"] = not quiet and sys.stderr.isatty()  # in a log, a bar is a line as long as the reading
-    options["cache"] = None if no_cache else cache_folder or True
     if dry_run:
         with connect(host) as registry:
             click.echo(collect(registry, *patterns, dry_run=True, **options))
