@@ -330,6 +330,7 @@ def test_every_finding_is_listed_or_written(shell, served, tmp_path):
         (["audit", "a.example", "-u", "me", "--out", "o"], 2, "--password-stdin"),
         (["stale", "nosuch", "--older-than", "1D"], 1, "is not a snapshot"),
         (["apply", "nosuch.json"], 1, "is not a plan"),
+        (["diff", __file__, "nosuch"], 2, "two files of plans"),
         (["undo", "nosuch"], 1, "no journal has the run"),
         (["journal", "show"], 2, "name the journal"),
         (["journal", "show", "example.com"], 1, "does not exist"),

@@ -74,7 +74,8 @@ def plan(
         click.echo("\nrefused:")
         refused = made.frame().dropna(subset="refusal")
         show(refused, ["repository", "tags", "refusal", "detail"])
-    click.echo(f"written: {out}; read it, then: regaudit approve {out} --by NAME")
+    then = f"read it, then: regaudit approve {out} --by NAME" if made.rows else "nothing in it would go"
+    click.echo(f"written: {out}; {then}")
     finish(bad=bool(made.refused), strict=strict, why="some candidates are refused")
 
 

@@ -174,7 +174,12 @@ def diff(before_folder: str, after_folder: str, out: str | None, across_registri
     What one of them did not read is unknown, and neither new nor gone. BEFORE and AFTER may be two plans
     instead: what one deletes and the other does not, and what is judged otherwise.
     """
-    if Path(before_folder).is_file() and Path(after_folder).is_file():
+    files = [Path(name).is_file() for name in (before_folder, after_folder)]
+    if any(files) and not all(files):
+        raise UsageError(
+            "one of them is a file and the other is not: name two folders of snapshots, or two files of plans"
+        )
+    if all(files):
         _diff_plans(before_folder, after_folder, out)
         return
     change = load_snapshot(before_folder).diff(load_snapshot(after_folder), across_registries=across_registries)
