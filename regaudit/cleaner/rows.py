@@ -24,7 +24,7 @@ ACTIONS = frozenset({DELETE_MANIFEST, DELETE_TAG, PUT_INDEX})
 
 # Why a candidate stays. The sentences are what a person reads; {0} is the particular.
 REFUSALS: Mapping[str, str] = {
-    "kept_alias": "deleting the digest would also delete {0}, no candidate",
+    "kept_alias": "deleting the digest would also delete {0}, not among the candidates",
     "protected": "the tag {0} is protected",
     "child_of_kept_index": "the index {0} stays and needs it",
     "repository_not_read": "something in the repository was not read, so that what needs it is not known",
