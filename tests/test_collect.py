@@ -513,7 +513,8 @@ def test_progress_counts_requests_and_bytes_and_knows_the_time_left_at_the_end(s
     assert last.received_bytes > sum(len(document.raw) for document in snapshot.documents.values())
     assert last.remaining_seconds == 0
     assert last.requests_per_second > 0
-    assert all(0 <= s.in_flight <= s.limit for s in seen)
+    # A limit that was just lowered is below what is under way already: the ceiling is what always holds.
+    assert all(0 <= s.in_flight <= 64 and 1 <= s.limit <= 64 for s in seen)
     assert seen[0].remaining_seconds is None
 
 
