@@ -144,6 +144,17 @@ def csv_guard(value: object) -> object:
     return clean(guarded, LONGEST_CELL)
 
 
+def count_of(number: int, one: str, many: str = "") -> str:
+    """Return a count with its noun, and with whatever else follows the number.
+
+    Examples
+    --------
+    >>> count_of(1, "digest"), count_of(1200, "repository", "repositories")
+    ('1 digest', '1,200 repositories')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def human_bytes(count: object) -> str:
     """Return a size as people read it, in binary units; unknown is ``?``.
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from regaudit.cleaner.plan import Plan
 from regaudit.cli import main
+from regaudit.cli.front import SECTIONS
 from regaudit.client.registry import Registry
 from regaudit.inventory.snapshot import FORMAT
 from regaudit.inventory.tables import TABLES, columns_of
@@ -329,6 +330,7 @@ def test_every_finding_is_listed_or_written(shell, served, tmp_path):
         (["audit", "a.example", "-u", "me", "--out", "o"], 2, "--password-stdin"),
         (["stale", "nosuch", "--older-than", "1D"], 1, "is not a snapshot"),
         (["apply", "nosuch.json"], 1, "is not a plan"),
+        (["diff", __file__, "nosuch"], 2, "two files of plans"),
         (["undo", "nosuch"], 1, "no journal has the run"),
         (["journal", "show"], 2, "name the journal"),
         (["journal", "show", "example.com"], 1, "does not exist"),
@@ -454,3 +456,37 @@ def test_the_sandbox_speaks_v1_too_where_asked_and_ends_on_an_interrupt():
             assert serving.stderr.read() == "ended\n"
         finally:
             serving.kill()  # or leaving the block would wait for it
+
+
+def test_help_lists_every_command_once_and_cuts_none_off(shell):
+    named = [name for names in SECTIONS.values() for name in names]
+    assert sorted(named) == sorted(main.commands)
+    shown = shell("--help").output
+    assert "..." not in shown.partition("\nSee:")[2]
+
+
+def test_a_pattern_that_no_repository_is_like_is_not_an_audit_without_problems(shell, served):
+    done = shell("audit", f"{served.host}/shpo/**", "--out", "audit")
+    assert done.exit_code == 1
+    assert "is like shpo/**" in done.stderr
+    assert not Path("audit/tags.csv").exists()
+
+
+def test_no_progress_bar_is_drawn_where_nobody_looks(shell, served):
+    assert shell("audit", f"{served.host}/charts/*", "--out", "audit").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("legacy/billing:0.4.9", "did you mean '0.4.1'?"),
+        ("legacy/billing:nope", "where legacy/billing has 0, "),
+        ("legacy/biling:0.4", "such as legacy/billing"),
+    ],
+)
+def test_a_tag_that_was_typed_wrong_is_answered_with_what_is_there(shell, served, typed, says):
+    shell("audit", f"{served.host}/legacy/*", "--out", "audit")
+    Path("policy.toml").write_text('version = 1\n[[sections]]\nrepositories = ["**"]\n')
+    done = shell("explain", "audit/snapshot", "--policy", "policy.toml", typed)
+    assert done.exit_code == 2
+    assert says in done.stderr

@@ -316,7 +316,7 @@ def test_refused_rows_stand_apart_with_why_and_cannot_be_selected():
     page = open_page(tangled())
     view = page.ask("section", section="refused")
     assert {row["tags"][0]: row["why"] for row in view["rows"]} == {
-        "2.0": "deleting the digest would also delete latest, which stays",
+        "2.0": "deleting the digest would also delete latest, not among the candidates",
         "release": "the tag release is protected",
     }
     assert not any(row["choosable"] for row in view["rows"])

@@ -115,7 +115,7 @@ def test_what_a_row_that_stayed_still_holds_was_not_to_come_back(shop):
     (stayed,) = (row for row in made.rows if row.tags == ("b",))
     assert freed.back == (stayed.key,)
     assert set(freed.blobs["key"]) == {row.key for row in made.rows} - {stayed.key}
-    assert "1 digests of the plan are in the registry" in str(freed)
+    assert "1 digest of the plan is in the registry" in str(freed)
 
 
 def test_what_was_undone_is_not_counted_and_nothing_was_to_come_back(shop):

@@ -183,6 +183,29 @@ def test_an_index_is_followed_as_far_as_its_bounds_and_no_further(hostile, child
 
 
 @pytest.mark.usefixtures("each_bulk")
+def test_indexes_within_indexes_are_followed_to_ten_thousand_manifests_in_all(hostile):
+    """An index of an index of ten and one more index, which alone would not be too wide."""
+
+    def listing(entries, *nested):
+        held = [{"mediaType": OCI_INDEX, "digest": str(Digest.of(raw)), "size": len(raw)} for raw in nested]
+        return dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": held + entries})
+
+    entries = [{"mediaType": OCI_MANIFEST, "digest": f"sha256:{number:064x}", "size": 5} for number in range(10_000)]
+    last = listing(entries[10:])
+    middle = listing(entries[:10], last)
+    answering(hostile, tags=page("nested"))
+    hostile.on(f"GET /v2/{APP}/manifests/nested", manifest(listing([], middle), OCI_INDEX))
+    for raw in (middle, last):
+        hostile.on(f"GET /v2/{APP}/manifests/{Digest.of(raw)}", manifest(raw, OCI_INDEX))
+    for entry in entries[:10]:
+        hostile.on(f"GET /v2/{APP}/manifests/{entry['digest']}", error(404, "MANIFEST_UNKNOWN"))
+    found = audit(hostile)
+    assert sum("/manifests/sha256:" in seen.path for seen in hostile.requests) == 2 + 10
+    assert set(found.problems["error"]) == {"missing_child", "too_deep"}
+    assert found.unread == {APP}
+
+
+@pytest.mark.usefixtures("each_bulk")
 def test_indexes_that_name_each_other_cannot_be_and_are_not_followed_in_a_circle(hostile):
     """Whoever lists a digest cannot know the hash of what lists it: a circle needs a lie, and that is the end of it."""
     second = dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})

@@ -603,6 +603,9 @@ def test_the_frame_has_every_row_and_the_refused_ones_last():
     frame = made.frame()
     assert list(frame["key"]) == [row.key for row in (*made.rows, *made.refused)]
     assert frame["refusal"].iloc[-1] == "kept_alias"
+    assert frame.loc[: len(made.rows) - 1, ["refusal", "detail"]].isna().all(axis=None), (
+        "missing, and not an empty text"
+    )
     assert str(frame["created"].dtype) == "datetime64[us, UTC]"
 
 

@@ -491,7 +491,10 @@ def test_an_explanation_is_safe_to_show():
     found = explained(tagged("x"), policy(Expire(name="<b>\x1b[31m", tags=("*",))), "x")
     assert "<b>" not in found._repr_html_()
     assert "\x1b" not in str(found)
-    assert "<p>1 tags may go" in retention(tagged("x").snapshot(), policy(ALL))._repr_html_()
+    assert (
+        "<p>1 tag may go, on 1 digest of 1 repository; 0 are held back"
+        in retention(tagged("x").snapshot(), policy(ALL))._repr_html_()
+    )
 
 
 # -- the whole of it, against an oracle ------------------------------------------------------

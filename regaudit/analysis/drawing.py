@@ -299,11 +299,6 @@ def label_of(name: object, limit: int = LONGEST_LABEL) -> str:
     return text if len(text) <= limit else f"{text[:half]}…{text[len(text) - half :]}"
 
 
-def count_of(number: int, one: str, many: str) -> str:
-    """Return a count with its noun."""
-    return f"{number:,} {one if number == 1 else many}"
-
-
 def byte_unit(largest: Any) -> tuple[str, float]:
     """Return the unit in which the largest value has at least one whole digit, and its bytes."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")

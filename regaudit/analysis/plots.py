@@ -19,7 +19,6 @@ from regaudit.analysis.drawing import (
     axes_of,
     byte_unit,
     check_top,
-    count_of,
     ink_of,
     label_of,
     legend,
@@ -33,7 +32,7 @@ from regaudit.analysis.footprint import footprint, shared_layers
 from regaudit.analysis.largest import largest_layers
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.stored import blob_sizes, total
-from regaudit.text import clean, human_bytes
+from regaudit.text import clean, count_of, human_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,6 @@ from regaudit.analysis.drawing import (
     axes_of,
     byte_unit,
     check_top,
-    count_of,
     date_axis,
     dates,
     ink_of,
@@ -32,7 +31,7 @@ from regaudit.analysis.tags import check_now, may_be_listed
 from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.stored import blob_sizes
-from regaudit.text import clean, human_bytes, parse_duration
+from regaudit.text import clean, count_of, human_bytes, parse_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ import pandas as pd
 from regaudit._version import __version__
 from regaudit.analysis.report_tables import TABLES_SHOWN, Rules, Table, is_number, moment, not_everything, shown
 from regaudit.inventory.snapshot import Snapshot
-from regaudit.text import escape
+from regaudit.text import count_of, escape
 
 # A page of more rows is slow to open; the CSV files have them all.
 MOST_ROWS = 2000
@@ -142,7 +142,7 @@ def _section(table: Table, frame: pd.DataFrame, rule: str) -> str:
 def _rest(name: str, first: int, rows: int) -> str:
     file = f'<a href="{name}.csv">{name}.csv</a>'
     if first == rows:
-        return f"{rows:,} {'row' if rows == 1 else 'rows'}; also in {file}."
+        return f"{count_of(rows, 'row')}; also in {file}."
     return f"The first {first:,} of {rows:,} rows; all of them are in {file}."
 
 

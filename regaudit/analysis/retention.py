@@ -30,7 +30,7 @@ from regaudit.analysis.tags import may_be_listed
 from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import parse_registry
-from regaudit.text import clean, displayed, escape, isoformat
+from regaudit.text import clean, count_of, displayed, escape, isoformat
 
 HELD_BY = (
     *("unread", "alias", "index", "minimum_tags"),
@@ -145,9 +145,11 @@ class Retention:
         """Return in one line how much goes and how much is held back."""
         tags = int(self.expired["tag"].notna().sum())
         digests = int(self.expired.groupby("repository", observed=True)["digest"].nunique().sum())
+        repositories = int(self.expired["repository"].nunique())
         return (
-            f"{tags:,} tags may go, on {digests:,} digests of {self.expired['repository'].nunique():,} repositories; "
-            f"{len(self.held):,} are held back"
+            f"{count_of(tags, 'tag')} may go, on {count_of(digests, 'digest')} "
+            f"of {count_of(repositories, 'repository', 'repositories')}; "
+            f"{count_of(len(self.held), 'is', 'are')} held back"
         )
 
     def __str__(self) -> str:
@@ -455,7 +457,9 @@ class _Judged:
         lost = [used.text for place, used in ours if used.reference and place not in reached]
         if lost:
             shown = ", ".join(lost[:3]) + (" …" if len(lost) > 3 else "")
-            self.notes.append(f"{len(lost):,} images in use are not in the registry as read: {shown}")
+            self.notes.append(
+                f"{count_of(len(lost), 'image in use is', 'images in use are')} not in the registry as read: {shown}"
+            )
 
     # -- what holds back ----------------------------------------------------------------------
 
@@ -472,7 +476,9 @@ class _Judged:
         covered = sorted(name for name in unread if self.policy.section(name) is not None)
         if covered:
             shown = ", ".join(covered[:3]) + (" …" if len(covered) > 3 else "")
-            self.notes.append(f"nothing goes in {len(covered):,} repositories where something was not read: {shown}")
+            self.notes.append(
+                f"nothing goes in {count_of(len(covered), 'repository', 'repositories')} where something was not read: {shown}"
+            )
 
     def _hold_aliases(self) -> None:
         self._hold(self.items.nodes.mark(self.items.node[~self.going])[self.items.node], "alias")
@@ -495,7 +501,7 @@ class _Judged:
         for place in np.unique(self.items.repository[self.going]).tolist():
             least = self.policy.sections[self.items.section_of[place]].minimum_tags
             if least is not None and tags[place] < least:
-                why = f"the repository has {tags[place]:,} tags, and minimum_tags = {least:,}"
+                why = f"the repository has {count_of(tags[place], 'tag')}, and minimum_tags = {least:,}"
                 self.details[HELD_BY.index("minimum_tags"), place] = why
                 self._hold(self.items.repository == place, "minimum_tags")
 
@@ -626,7 +632,10 @@ def _codes(words: list[str], places: Any) -> tuple[Any, list[str]]:
 def _limited(section: Section, every: int, going: int, left: int, *, untag: bool) -> tuple[str, str] | None:
     """Return which limit of a section is exceeded in a repository, and the sentence that says so."""
     if section.minimum_left is not None and left < section.minimum_left:
-        return "minimum_left", f"{left:,} digests with a tag would be left, and minimum_left = {section.minimum_left:,}"
+        return (
+            "minimum_left",
+            f"{count_of(left, 'digest')} with a tag would be left, and minimum_left = {section.minimum_left:,}",
+        )
     return _exceeded(section, going, every, untag=untag)
 
 
@@ -705,7 +714,12 @@ class _Explaining:
         near = difflib.get_close_matches(self.tag or "", known, n=1)
         if near:
             return f": did you mean {clean(near[0], 130)!r}?"
-        return "" if known else ": write REPOSITORY:TAG with a repository of snapshot.repositories"
+        if known:
+            return f", where {clean(self.repository, 200)} has {', '.join(known[:5])}{' …' if len(known) > 5 else ''}"
+        repositories = self.judged.snapshot.repositories
+        near = difflib.get_close_matches(self.repository, repositories, n=1)
+        like = f", such as {near[0]}" if near else ""
+        return f": write REPOSITORY:TAG with a repository that was read{like}"
 
     def _why_not_judged(self) -> str:
         if self.tag is None:

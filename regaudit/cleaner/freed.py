@@ -22,7 +22,7 @@ from regaudit.client.registry import Registry
 from regaudit.errors import BadManifest, JournalError, NotFound
 from regaudit.manifest import AnyManifest, Manifest, parse_manifest
 from regaudit.reference import Digest
-from regaudit.text import clean, displayed, escape, html_table, human_bytes, redact
+from regaudit.text import clean, count_of, displayed, escape, html_table, human_bytes, redact
 
 STATES = ("gone", "there", "unknown")
 _COLUMNS = ["repository", "digest", "size_bytes", "state", "key", "detail"]
@@ -100,7 +100,9 @@ class Freed:
         """Return what a person should know beside that."""
         notes = []
         if self.back:
-            notes.append(f"{len(self.back):,} digests of the plan are in the registry; what they hold is not counted")
+            notes.append(
+                f"{count_of(len(self.back), 'digest of the plan is', 'digests of the plan are')} in the registry; what is held there is not counted"
+            )
         if self.counts()["there"]:
             notes.append("what is there waits for garbage collection, or something that no reading shows holds it")
             notes.append(self.advice)

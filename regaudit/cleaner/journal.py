@@ -28,6 +28,7 @@ from regaudit.text import clean, slug
 
 FORMAT = "regaudit-journal/2"
 _FIRST = "0" * 64
+_FILE = "regaudit-journal.sqlite"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -109,7 +110,12 @@ class Journal:
     @staticmethod
     def default_path(registry: str) -> Path:
         """Return where the journal of a registry lives unless another place is named."""
-        return platformdirs.user_state_path("regaudit") / slug(registry) / "regaudit-journal.sqlite"
+        return platformdirs.user_state_path("regaudit") / slug(registry) / _FILE
+
+    @staticmethod
+    def default_paths() -> list[Path]:
+        """Return all journals that are where `default_path` says, of whichever registry."""
+        return sorted(platformdirs.user_state_path("regaudit").glob(f"*/{_FILE}"))
 
     def close(self) -> None:
         """Close the file."""

@@ -11,7 +11,6 @@ from regaudit.analysis.drawing import (
     axes_of,
     byte_unit,
     check_top,
-    count_of,
     ink_of,
     label_of,
     legend,
@@ -26,7 +25,7 @@ from regaudit.cleaner.rows import DELETE_MANIFEST
 from regaudit.errors import PlanError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.stored import distinct
-from regaudit.text import human_bytes
+from regaudit.text import count_of, human_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

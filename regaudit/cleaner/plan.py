@@ -41,7 +41,17 @@ from regaudit.inventory.snapshot import Snapshot
 from regaudit.inventory.spreadsheet import write_csv
 from regaudit.manifest import load_json
 from regaudit.reference import Digest
-from regaudit.text import atomic_write, clean, displayed, escape, html_table, human_bytes, isoformat, parse_time
+from regaudit.text import (
+    atomic_write,
+    clean,
+    count_of,
+    displayed,
+    escape,
+    html_table,
+    human_bytes,
+    isoformat,
+    parse_time,
+)
 
 T = TypeVar("T")
 FORMAT = "regaudit-plan/2"
@@ -200,7 +210,7 @@ class Plan:
         -------
         pandas.DataFrame
             key, repository, tags (joined by a space), digest, action, role, kind, created,
-            content_bytes, freed_bytes, reason, because, refusal, detail.
+            content_bytes, freed_bytes, reason, because, refusal, detail. The last two are missing where nothing was refused.
         """
         names = ["repository", "digest", "action", "role", "kind", "created", "content_bytes", "freed_bytes"]
         names += ["reason", "because", "refusal", "detail"]
@@ -211,7 +221,10 @@ class Plan:
         frame = pd.DataFrame(records, columns=["key", "repository", "tags", *names[1:]])
         frame["created"] = pd.to_datetime(frame["created"], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
         texts = {name: "string" for name in frame.columns if name not in ("created", "content_bytes", "freed_bytes")}
-        return frame.astype(texts | {"content_bytes": "Int64", "freed_bytes": "Int64"})
+        frame = frame.astype(texts | {"content_bytes": "Int64", "freed_bytes": "Int64"})
+        for name in ("reason", "refusal", "detail"):
+            frame[name] = frame[name].mask(frame[name] == "")
+        return frame
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `frame` as CSV that is safe in a spreadsheet."""
@@ -314,9 +327,10 @@ class Plan:
         """Return the consequences in one sentence."""
         along = sum(row.role not in {"candidate", "list"} for row in self.rows)
         return (
-            f"{self.digests:,} digests with {self.tags:,} tags would go ({along:,} of the digests along with others); "
+            f"{count_of(self.digests, 'digest')} with {count_of(self.tags, 'tag')} would go "
+            f"({along:,} of the digests along with others); "
             f"{self.bytes_text(self.reclaimable_bytes)} come back after garbage collection; "
-            f"{len(self.refused):,} candidates are refused"
+            f"{count_of(len(self.refused), 'candidate is', 'candidates are')} refused"
         )
 
     def bytes_text(self, count: int) -> str:
@@ -468,7 +482,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = load_json(path.read_bytes())  # a key that stands twice would show one plan and mean another
     except (OSError, BadManifest):
         raise PlanError(
-            f"{clean(path)} is not a plan: make one with `regaudit plan SNAPSHOT … -o {clean(path.name)}`"
+            f"{clean(path)} is not a plan: name the file that `regaudit plan SNAPSHOT … --out FILE` wrote"
         ) from None
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:

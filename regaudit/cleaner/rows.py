@@ -24,11 +24,11 @@ ACTIONS = frozenset({DELETE_MANIFEST, DELETE_TAG, PUT_INDEX})
 
 # Why a candidate stays. The sentences are what a person reads; {0} is the particular.
 REFUSALS: Mapping[str, str] = {
-    "kept_alias": "deleting the digest would also delete {0}, which stays",
+    "kept_alias": "deleting the digest would also delete {0}, not among the candidates",
     "protected": "the tag {0} is protected",
     "child_of_kept_index": "the index {0} stays and needs it",
     "repository_not_read": "something in the repository was not read, so that what needs it is not known",
-    "would_empty": "nothing would be left in the repository; allow_empty opts in",
+    "would_empty": "nothing would be left in the repository: say allow_empty (--allow-empty) if that is meant",
     "unknown_age": "age is the reason, and its age is not known",
     "dangling": "its manifest is gone already; a registry cannot delete such a tag by digest",
     "unread": "its manifest was not read and verified",

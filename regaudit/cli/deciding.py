@@ -19,7 +19,7 @@ from regaudit.cli.front import (
 )
 from regaudit.cli.shown import show
 from regaudit.errors import UsageError
-from regaudit.text import clean, owned_folder
+from regaudit.text import clean, count_of, owned_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ _policy_option = click.option("--policy", "policy_file", required=True, metavar=
 
 @main.command()
 @snapshot_argument
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where the plan goes.")
+@click.option("-o", "--out", required=True, metavar="FILE", help="Where the plan goes.")
 @click.option("--policy", "policy_file", metavar="FILE", help="A retention policy, instead of the options of a rule.")
 @click.option("--candidates", metavar="CSV", help="Rows of repository and tag, instead of a rule (stale.csv, edited).")
 @click.option(
@@ -46,7 +46,7 @@ _policy_option = click.option("--policy", "policy_file", required=True, metavar=
 @rule_options
 def plan(
     snapshot_folder: str,
-    output: str,
+    out: str,
     policy_file: str | None,
     candidates: str | None,
     include: tuple[str, ...],
@@ -68,13 +68,14 @@ def plan(
     else:
         chosen = stale_of(snapshot, rule, protect) if candidates is None else _read_candidates(candidates)
     made = make_plan(snapshot, chosen, protect=protect, include=include, allow_empty=allow_empty, untag=untag)
-    made.save(output)
+    made.save(out)
     click.echo(made)
     if made.refused:
         click.echo("\nrefused:")
-        refused = made.frame().query("refusal != ''")
+        refused = made.frame().dropna(subset="refusal")
         show(refused, ["repository", "tags", "refusal", "detail"])
-    click.echo(f"written: {output}; read it, then: regaudit approve {output} --by NAME")
+    then = f"read it, then: regaudit approve {out} --by NAME" if made.rows else "nothing in it would go"
+    click.echo(f"written: {out}; {then}")
     finish(bad=bool(made.refused), strict=strict, why="some candidates are refused")
 
 
@@ -112,7 +113,7 @@ def expired(snapshot_folder: str, policy_file: str, out: str | None, held: bool)
     if out is not None:
         folder = owned_folder(out)
         for name, frame in (("expired", found.expired), ("held", found.held)):
-            click.echo(f"{len(frame):,} rows written to {write_csv(frame, folder / f'{name}.csv')}")
+            click.echo(f"{count_of(len(frame), 'row')} written to {write_csv(frame, folder / f'{name}.csv')}")
         return
     if held:
         show(found.held, ["repository", "tag", "rule", "held_by", "detail"])

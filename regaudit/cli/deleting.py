@@ -67,9 +67,9 @@ def undo(
     """Put back what a run of `apply` deleted, as long as the registry has not collected its garbage."""
     from regaudit.cleaner.cleaner import Cleaner
 
-    with _journal_of(run, journal_path) as journal:
-        started = next(entry for entry in journal.entries(run) if entry.event == "started")
-        with connect(started.data["registry"]) as registry:
+    journal, host = _journal_of(run, journal_path)
+    with journal:
+        with connect(host) as registry:
             done = Cleaner(registry, journal=journal).undo(run, progress=print_outcome, overwrite=overwrite, only=only)
         _close(done, journal, strict=strict)
 
@@ -87,10 +87,9 @@ def verify(
     from regaudit.cleaner.cleaner import Cleaner
     from regaudit.inventory.spreadsheet import write_csv
 
-    with _journal_of(run, journal_path) as journal:
-        started = next(entry for entry in journal.entries(run) if entry.event == "started")
-        with connect(started.data["registry"]) as registry:
-            freed = Cleaner(registry, journal=journal).verify(run)
+    journal, host = _journal_of(run, journal_path)
+    with journal, connect(host) as registry:
+        freed = Cleaner(registry, journal=journal).verify(run)
     click.echo(freed)
     if out is None:
         show(freed.blobs[freed.blobs["state"] != "gone"], ["repository", "digest", "size_bytes", "state", "detail"])
@@ -164,18 +163,17 @@ def _close(run: Run, journal: Journal, *, strict: bool) -> None:
     finish(bad="skipped" in run.counts(), strict=strict, why="some rows were skipped")
 
 
-def _journal_of(run: str, path: str | None) -> Journal:
-    """Open the journal that has a run: the one named, or the one of the registry whose run it is."""
+def _journal_of(run: str, path: str | None) -> tuple[Journal, str]:
+    """Open the journal that has a run: the one named, or the one of the registry whose run it is; and say whose it is."""
     from regaudit.cleaner.journal import Journal
 
-    folder = Journal.default_path("x").parent.parent
-    paths = [Path(path)] if path is not None else sorted(folder.glob("*/regaudit-journal.sqlite"))
-    for candidate in paths:
+    for candidate in [Path(path)] if path is not None else Journal.default_paths():
         if not candidate.is_file():
             raise JournalError(f"{clean(candidate)} does not exist: name the journal that `regaudit apply` printed")
         journal = Journal(candidate)
-        if any(entry.event == "started" for entry in journal.entries(run)):
-            return journal
+        for started in journal.runs():
+            if started.run == run:
+                return journal, str(started.data["registry"])
         journal.close()
     raise JournalError(
         f"no journal has the run {clean(run, 60)!r}: name its file with --journal, or see `regaudit journal show HOST`"

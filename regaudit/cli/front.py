@@ -22,7 +22,30 @@ F = TypeVar("F", bound=Callable[..., Any])
 end = partial(fail, program="regaudit")
 
 
-@click.group("regaudit", cls=Group, context_settings=SETTINGS)
+# In the order in which a person meets them.
+SECTIONS = {
+    "See": ("audit", "report", "stale", "duplicates", "findings", "diff"),
+    "Decide": ("expired", "explain", "plan", "approve"),
+    "Delete, and put back": ("apply", "verify", "undo", "backup", "restore", "journal"),
+    "Unattended": ("clean",),
+    "Beside": ("demo", "sandbox", "cache"),
+}
+# Longer than any first sentence: none is cut.
+_LONGEST_SENTENCE = 200
+
+
+class _Front(Group):
+    """The group of all commands, listed by what they are for."""
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a list for each section."""
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                commands = [self.commands[name] for name in names]
+                formatter.write_dl([(str(c.name), c.get_short_help_str(_LONGEST_SENTENCE)) for c in commands])
+
+
+@click.group("regaudit", cls=_Front, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="regaudit")
 @log_options
 def main() -> None:
@@ -33,7 +56,7 @@ def main() -> None:
       regaudit audit registry.example.com --out audit        read it into CSV files and a snapshot
       regaudit report audit/snapshot --out audit/report      plots and one HTML page
       regaudit stale audit/snapshot --older-than 180D        what is old
-      regaudit plan audit/snapshot --older-than 180D --keep-latest 5 -o plan.json
+      regaudit plan audit/snapshot --older-than 180D --keep-latest 5 --out plan.json
       regaudit approve plan.json --by "Ada Lovelace"         after reading it
       regaudit apply plan.json                               delete; prints the name of the run
       regaudit undo RUN                                      put it back, until garbage is collected
@@ -98,6 +121,21 @@ cache_option = click.option(
     metavar="DIR",
     help="Where what was read is remembered; the user's cache folder by default.",
 )
+
+
+def cache_options(command: F) -> F:
+    """Add ``--cache`` and ``--no-cache``, handed on as one value ``cache``, as `collect` takes it."""
+
+    @wraps(command)
+    def with_cache(*arguments: Any, cache_folder: str | None, no_cache: bool, **options: Any) -> Any:
+        if no_cache and cache_folder is not None:
+            raise UsageError("--cache and --no-cache contradict each other: give one of them")
+        return command(*arguments, cache=None if no_cache else cache_folder or True, **options)
+
+    forgetful = click.option("--no-cache", is_flag=True, help="Read everything again, and remember nothing.")
+    return cache_option(forgetful(with_cache))  # type: ignore[return-value]  # its options are other ones than the command's
+
+
 journal_option = click.option(
     "--journal", "journal_path", metavar="FILE", help="The record of deletions; one for each registry by default."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from regaudit.cli.front import (
     cache_option,
+    cache_options,
     connection,
     end,
     finish,
@@ -24,7 +26,7 @@ from regaudit.cli.front import (
 from regaudit.cli.shown import heading, show
 from regaudit.errors import UsageError
 from regaudit.reference import RegistryName, parse_target
-from regaudit.text import clean, human_bytes, owned_folder
+from regaudit.text import clean, count_of, human_bytes, owned_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,9 +46,8 @@ _SHOWN_FINDINGS = 10
 @click.option(
     "--no-referrers", is_flag=True, help="Do not ask for signatures and SBOMs; such a snapshot cannot be cleaned."
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-@cache_option
-@click.option("--no-cache", is_flag=True, help="Read everything again, and remember nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar; there is none in a log.")
+@cache_options
 @strict_option
 @connection
 def audit(
@@ -56,8 +57,7 @@ def audit(
     exclude: tuple[str, ...],
     no_referrers: bool,
     quiet: bool,
-    cache_folder: str | None,
-    no_cache: bool,
+    cache: str | bool | None,
     strict: bool,
     connect: Callable[[str], Registry],
 ) -> None:
@@ -68,11 +68,9 @@ def audit(
     """
     from regaudit.inventory.collect import collect
 
-    if no_cache and cache_folder is not None:
-        raise UsageError("--cache and --no-cache contradict each other: give one of them")
     host, patterns = _one_host(targets)
-    options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers, "progress": not quiet}
-    options["cache"] = None if no_cache else cache_folder or True
+    options: dict[str, Any] = {"exclude": exclude, "referrers": not no_referrers, "cache": cache}
+    options["progress"] = not quiet and sys.stderr.isatty()  # in a log, a bar is a line as long as the reading
     if dry_run:
         with connect(host) as registry:
             click.echo(collect(registry, *patterns, dry_run=True, **options))
@@ -85,6 +83,8 @@ def audit(
     interrupted = bool((snapshot.problems["error"] == "interrupted").any())
     if snapshot.why_nothing is not None:
         end(f"nothing could be read: {snapshot.why_nothing}", 1)
+    if not snapshot.repositories and patterns:
+        end(f"no repository that {snapshot.registry} lists is like {', '.join(patterns)}: nothing was read", 1)
     snapshot.to_csv(folder)
     click.echo(snapshot)
     show(snapshot.problems, ["repository", "identifier", "error", "message"])
@@ -174,13 +174,18 @@ def diff(before_folder: str, after_folder: str, out: str | None, across_registri
     What one of them did not read is unknown, and neither new nor gone. BEFORE and AFTER may be two plans
     instead: what one deletes and the other does not, and what is judged otherwise.
     """
-    if Path(before_folder).is_file() and Path(after_folder).is_file():
+    files = [Path(name).is_file() for name in (before_folder, after_folder)]
+    if any(files) and not all(files):
+        raise UsageError(
+            "one of them is a file and the other is not: name two folders of snapshots, or two files of plans"
+        )
+    if all(files):
         _diff_plans(before_folder, after_folder, out)
         return
     change = load_snapshot(before_folder).diff(load_snapshot(after_folder), across_registries=across_registries)
     click.echo(change)
     if out is None:
-        show(change.tags, ["repository", "tag", "change", "digest_before", "digest_after"])
+        show(change.tags, ["repository", "tag", "change", "digest_before", "digest_after"], missing="-")
     else:
         click.echo("written: " + ", ".join(str(path) for path in change.to_csv(out)))
     finish(bad=not change.complete, strict=strict, why="not everything was read")
@@ -192,7 +197,8 @@ def _diff_plans(before_file: str, after_file: str, out: str | None) -> None:
     change = Plan.load(before_file).diff(Plan.load(after_file))
     click.echo(change)
     if out is None:
-        show(change.rows, ["repository", "change", "tags_before", "tags_after", "refusal_before", "refusal_after"])
+        columns = ["repository", "digest", "change", "tags_before", "tags_after", "refusal_before", "refusal_after"]
+        show(change.rows, columns, missing="-")
     else:
         click.echo(f"written: {change.to_csv(owned_folder(out) / 'changed_plan.csv')}")
 
@@ -213,7 +219,7 @@ def findings(snapshot_folder: str, out: str | None, labels: tuple[str, ...]) -> 
         written = "" if folder is None else f"  {write_csv(frame, folder / f'{name}.csv')}"
         click.echo(f"{name.replace('_', ' '):<20} {len(frame):>9,}{written}")
     if folder is None:
-        for name, frame in found.items():
+        for name, frame in ((name, frame) for name, frame in found.items() if len(frame)):
             heading(name.replace("_", " "))
             shown = ["repository", "tag", "stream", "tag_count", "digest", "size_bytes", "content_bytes", "reason"]
             show(frame, [column for column in shown if column in frame.columns], limit=_SHOWN_FINDINGS)
@@ -224,9 +230,9 @@ def _result(frame: pd.DataFrame, out: str | None, name: str, columns: list[str])
 
     if out is not None:
         path = write_csv(frame, owned_folder(out) / name)
-        click.echo(f"{len(frame):,} rows written to {path}")
+        click.echo(f"{count_of(len(frame), 'row')} written to {path}")
         return
-    click.echo(f"{len(frame):,} tags")
+    click.echo(count_of(len(frame), "tag"))
     show(frame, columns)
 
 
@@ -242,7 +248,7 @@ def cache_show(cache_folder: str | None) -> None:
     from regaudit.inventory.cache import Cache
 
     with Cache(cache_folder) as opened:
-        click.echo(f"{clean(opened.path, 400)}: {len(opened):,} documents, {human_bytes(opened.size_bytes)}")
+        click.echo(f"{clean(opened.path, 400)}: {count_of(len(opened), 'document')}, {human_bytes(opened.size_bytes)}")
 
 
 @cache.command("clear")

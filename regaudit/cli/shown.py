@@ -19,11 +19,16 @@ def heading(text: str) -> None:
     click.echo(f"\n{text}\n{'-' * len(text)}")
 
 
-def show(frame: pd.DataFrame, columns: list[str], limit: int = SHOWN_ROWS) -> None:
-    """Print some columns of a table as aligned text, sizes and times as people read them."""
+def show(frame: pd.DataFrame, columns: list[str], limit: int = SHOWN_ROWS, missing: str = "?") -> None:
+    """Print some columns of a table as aligned text, sizes and times as people read them.
+
+    What is missing is not known, ``?``, unless `missing` says otherwise.
+    """
     if frame.empty:
         return
-    cells = {name: [_cell(name, value) for value in frame[name].head(limit).astype("object")] for name in columns}
+    cells = {
+        name: [_cell(name, value, missing) for value in frame[name].head(limit).astype("object")] for name in columns
+    }
     widths = {name: max(len(name), *map(len, texts)) for name, texts in cells.items()}
     click.echo("  ".join(name.ljust(widths[name]) for name in columns).rstrip())
     for row in zip(*cells.values(), strict=True):
@@ -32,11 +37,11 @@ def show(frame: pd.DataFrame, columns: list[str], limit: int = SHOWN_ROWS) -> No
         click.echo(f"and {len(frame) - limit:,} more")
 
 
-def _cell(column: str, value: Any) -> str:
+def _cell(column: str, value: Any, missing: str) -> str:
     import pandas as pd
 
     if pd.isna(value):
-        return "?"
+        return missing
     if column.endswith("_bytes"):
         return human_bytes(value)
     form = "%Y-%m-%d %H:%M:%S" if column == "at" else "%Y-%m-%d"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from regaudit.cli.deleting import print_outcome
-from regaudit.cli.front import cache_option, connection, end, journal_option, main
+from regaudit.cli.front import cache_options, connection, end, journal_option, main
 from regaudit.errors import RegauditError, UsageError
 from regaudit.reference import parse_target
 from regaudit.text import clean as cleaned
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option("--metrics", metavar="FILE", help="Figures of the last run, for Prometheus's textfile collector.")
 @journal_option
-@cache_option
-@click.option("--no-cache", is_flag=True, help="Read everything again, and remember nothing.")
+@cache_options
 @connection
 def clean(
     host: str,
@@ -55,8 +54,7 @@ def clean(
     strict: bool,
     metrics: str | None,
     journal_path: str | None,
-    cache_folder: str | None,
-    no_cache: bool,
+    cache: str | bool | None,
     connect: Callable[[str], Registry],
 ) -> None:
     """Read, judge, delete what the policy's standing approval covers, look again, and report.
@@ -68,8 +66,6 @@ def clean(
     from regaudit.unattended.cleaning import Job
     from regaudit.unattended.stopping import Stopping
 
-    if no_cache and cache_folder is not None:
-        raise UsageError("--cache and --no-cache contradict each other: give one of them")
     if timezone is not None and cron is None:
         raise UsageError("--timezone says what --cron means: give both")
     job = Job(
@@ -78,7 +74,7 @@ def clean(
         dry_run=dry_run,
         folder=_path(folder),
         journal=_path(journal_path),
-        cache=None if no_cache else _path(cache_folder) or True,
+        cache=Path(cache) if isinstance(cache, str) else cache,
         backup=_path(backup),
         strict=strict,
     )

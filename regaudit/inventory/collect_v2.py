@@ -40,7 +40,7 @@ logger = logging.getLogger("regaudit.inventory")
 _LISTINGS = frozenset({"catalog", "tags"})
 # An index nests once or twice; these bounds end a walk that a hostile registry never would.
 _DEEPEST_INDEX = 8
-_WIDEST_INDEX = 10_000
+_MOST_BELOW = 10_000
 # How a manifest is found that only its signature leads to.
 _SUBJECT = "subject"
 # So many tags are under way at a time: more than any number of requests in flight, and a small part of a million,
@@ -48,12 +48,20 @@ _SUBJECT = "subject"
 _MOST_TAGS_UNDER_WAY = 1_000
 
 
+@dataclass(slots=True)
+class _Walk:
+    """The way down from one index: how many manifests all indexes of it have listed so far."""
+
+    listed: int = 0
+
+
 class _Want(NamedTuple):
-    """Why a manifest is asked for by its digest: how it was found, how deep, and the tag that is on it."""
+    """Why a manifest is asked for by its digest: how it was found, how deep, the tag that is on it, and on which walk."""
 
     way: str
     depth: int = 0
     tag: str | None = None
+    walk: _Walk | None = None
 
 
 @dataclass(slots=True)
@@ -210,7 +218,7 @@ class ReadingV2:
         if manifest is None:
             self._lose_tag(repository, tag, result.error)
             return
-        self._meet(bulk, repository, manifest, "tag", 0)
+        self._meet(bulk, repository, manifest, _Want("tag"))
         self._settle_tag(repository, tag, manifest.digest, manifest.media_type)
 
     def _settle_tag(self, repository: str, tag: str, digest: Digest | None, media_type: str = "") -> None:
@@ -242,8 +250,7 @@ class ReadingV2:
             self._lose_manifest(repository, digest, wants, result.error)
             return
         for want in wants:
-            way = "referrer" if want.way == _SUBJECT else want.way
-            self._meet(bulk, repository, result.value, way, want.depth)
+            self._meet(bulk, repository, result.value, want)
             if want.tag is not None:
                 self._settle_tag(repository, want.tag, digest, result.value.media_type)
 
@@ -320,7 +327,7 @@ class ReadingV2:
         if manifest is None:
             return False
         self.cached += 1
-        self._meet(bulk, repository, manifest, want.way, want.depth, cached=True)
+        self._meet(bulk, repository, manifest, want, cached=True)
         return True
 
     def _meet(
@@ -328,17 +335,17 @@ class ReadingV2:
         bulk: Bulk,
         repository: str,
         manifest: AnyManifest,
-        discovered_by: str,
-        depth: int,
+        want: _Want,
         *,
         cached: bool = False,
     ) -> None:
         """Take in a manifest, and ask for what hangs on it: where it is from the cache, what is there needs no asking."""
         key = self.found.key(repository, manifest.digest)
+        way = "referrer" if want.way == _SUBJECT else want.way
         if self.found.knows(key):
-            self.found.find_again(key, discovered_by)
+            self.found.find_again(key, way)
             return
-        self.found.add(key, manifest, discovered_by)
+        self.found.add(key, manifest, way)
         if manifest.subject is not None:
             self.subjects.setdefault(repository, set()).add(manifest.subject.digest)
         self._keep(manifest.digest, manifest.media_type, manifest.raw)
@@ -346,11 +353,11 @@ class ReadingV2:
         if isinstance(manifest, LegacyManifest):
             return
         if isinstance(manifest, Index):
-            self._read_children(bulk, repository, manifest, depth, cached=cached)
+            self._read_children(bulk, repository, manifest, want, cached=cached)
         else:
             self._read_config(bulk, repository, manifest)
         if self.referrers and self.registry.session.capabilities.get("referrers", True):
-            self._read_referrers(bulk, repository, manifest.digest, depth)
+            self._read_referrers(bulk, repository, manifest.digest, want.depth)
 
     def _remember(self, repository: str, manifest: AnyManifest, *, cached: bool) -> None:
         if self.cache is None:
@@ -379,13 +386,19 @@ class ReadingV2:
         conversation = v2.listed_referrers(self.registry.session, repository, digest)
         self._submit(bulk, repository, ("referrers", digest, depth), conversation)
 
-    def _read_children(self, bulk: Bulk, repository: str, index: Index, depth: int, *, cached: bool) -> None:
-        if depth >= _DEEPEST_INDEX or len(index.manifests) > _WIDEST_INDEX:
-            message = f"an index nested deeper than {_DEEPEST_INDEX} or wider than {_WIDEST_INDEX}: its children were not read"
+    def _read_children(self, bulk: Bulk, repository: str, index: Index, want: _Want, *, cached: bool) -> None:
+        walk = want.walk or _Walk()
+        walk.listed += len(index.manifests)
+        if want.depth >= _DEEPEST_INDEX or walk.listed > _MOST_BELOW:
+            message = (
+                f"an index nested deeper than {_DEEPEST_INDEX}, or more than {_MOST_BELOW:,} manifests below one index: "
+                "its children were not read"
+            )
             self._problem(repository, index.digest, "manifest", "too_deep", message, blocking=True)
             return
+        child = _Want("index", want.depth + 1, walk=walk)
         for descriptor in index.manifests:
-            self._read_manifest(bulk, repository, descriptor, _Want("index", depth + 1), there=cached)
+            self._read_manifest(bulk, repository, descriptor, child, there=cached)
 
     def _read_subjects(self, bulk: Bulk, repository: str) -> None:
         """Read what signatures are about and no tag or index led to: an index pushed by digest still needs its children.

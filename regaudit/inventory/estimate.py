@@ -17,7 +17,7 @@ from regaudit.errors import RegistryError
 from regaudit.inventory.cache import Cache
 from regaudit.inventory.reading import Selection
 from regaudit.manifest import IMAGE_CONFIG_TYPES, INDEX_TYPES, Index, Manifest
-from regaudit.text import clean, displayed, html_summary, redact
+from regaudit.text import clean, count_of, displayed, html_summary, redact
 
 # Enough to see how long a request takes and whether there are indexes; nothing to a registry.
 _MOST_SAMPLES = 20
@@ -85,7 +85,7 @@ class Estimate:
         """Return what a person wants to know, as texts by heading."""
         lines = {
             "registry": f"{self.registry}: nothing was read but its lists and a few manifests to try",
-            "repositories": f"{self.repositories:,}, with {self.tags:,} tags; the cache knows {self.known_tags:,} of them",
+            "repositories": f"{self.repositories:,}, with {count_of(self.tags, 'tag')}; the cache knows {self.known_tags:,} of them",
             "requests": self._request_line(),
             "time": self._time_line(),
         }

@@ -21,6 +21,7 @@ from regaudit.inventory.tables import TABLES, conform, digest_columns, digest_dt
 from regaudit.text import (
     atomic_write,
     clean,
+    count_of,
     displayed,
     html_summary,
     html_table,
@@ -251,8 +252,8 @@ class Snapshot:
         unknown = int(tags["created"].isna().sum())
         lines = {
             "registry": f"{self.registry}, read {isoformat(self.taken_at)} in {self._seconds():.1f} s"
-            f" with {sum(self.requests.values()):,} requests",
-            "repositories": f"{len(self.repositories):,}, with {len(tags):,} tags on {self._contents()}",
+            f" with {count_of(sum(self.requests.values()), 'request')}",
+            "repositories": f"{len(self.repositories):,}, with {count_of(len(tags), 'tag')} on {self._contents()}",
             "storage": self._storage(),
             "ages": f"{ages}; unknown: {unknown:,}",
             "largest": self._largest(),
@@ -275,20 +276,21 @@ class Snapshot:
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "incomplete"
-        return f"<Snapshot of {clean(self.registry, 80)}: {len(self.repositories)} repositories, {len(self.tags)} tags, {state}>"
+        found = f"{count_of(len(self.repositories), 'repository', 'repositories')}, {count_of(len(self.tags), 'tag')}"
+        return f"<Snapshot of {clean(self.registry, 80)}: {found}, {state}>"
 
     def _repr_html_(self) -> str:
         return displayed(html_summary(self.summary()) + self._problem_table())
 
     def _contents(self) -> str:
         image_ids = self.tags["image_id"].nunique()
-        return f"{image_ids:,} image ids" if image_ids else f"{_distinct(self.tags['digest']):,} digests"
+        return count_of(image_ids, "image id") if image_ids else count_of(_distinct(self.tags["digest"]), "digest")
 
     def _storage(self) -> str:
         if self.tags["image_id"].notna().any():
             return "not known: the v1 interface names images, not what they share; see content_bytes of each tag"
         blobs, manifests = (_distinct(frame["digest"]) for frame in (self.blobs, self.manifests))
-        return f"{human_bytes(self.stored_bytes())} in {blobs:,} distinct blobs and {manifests:,} manifests"
+        return f"{human_bytes(self.stored_bytes())} in {count_of(blobs, 'distinct blob')} and {count_of(manifests, 'manifest')}"
 
     def _seconds(self) -> float:
         return (self.finished_at - self.taken_at).total_seconds()
@@ -308,7 +310,7 @@ class Snapshot:
     def _request_line(self) -> str:
         kinds = sorted(self.requests.items(), key=lambda item: (-item[1], item[0]))
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds) or "none"
-        return counted + (f"; {self.cached:,} documents came from the cache" if self.cached else "")
+        return counted + (f"; {count_of(self.cached, 'document')} came from the cache" if self.cached else "")
 
     def _problem_line(self) -> str:
         if self.problems.empty:

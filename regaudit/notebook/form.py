@@ -50,7 +50,7 @@ from regaudit.notebook.wording import (
     words_of,
 )
 from regaudit.notebook.work import DELETING, UNDOING, Work
-from regaudit.text import clean, displayed, escape, human_bytes, parse_time, redact
+from regaudit.text import clean, count_of, displayed, escape, human_bytes, parse_time, redact
 
 if TYPE_CHECKING:
     from regaudit.cleaner.cleaner import Cleaner
@@ -645,7 +645,7 @@ class ReviewForm(anywidget.AnyWidget):
 
     def _continue_text(self) -> str:
         run = self._open_run() if self.stage in (CHOOSE, DONE) else None
-        return "" if run is None else f"Go on with the {len(run.left):,} rows that are left"
+        return "" if run is None else f"Go on with the {count_of(len(run.left), 'row that is', 'rows that are')} left"
 
     # Looking changes nothing, and Stop must never be refused: these are taken from any view.
     _commands: ClassVar[Mapping[str, _Command]] = {

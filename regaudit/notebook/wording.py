@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from regaudit.cleaner.outcomes import Run
 from regaudit.cleaner.rows import DELETE_TAG, PUT_INDEX, PlanRow
 from regaudit.notebook.listing import Member
-from regaudit.text import clean, human_age, human_bytes, isoformat, parse_time
+from regaudit.text import clean, count_of, human_age, human_bytes, isoformat, parse_time
 
 if TYPE_CHECKING:
     from regaudit.cleaner.plan import Plan
@@ -107,9 +107,7 @@ def _role(row: PlanRow, part: str) -> str:
 def along_text(members: Sequence[Member]) -> str:
     """Return what goes along with a row, counted: ``2 children, 1 referrer``."""
     roles = Counter(member.row.role for member in members)
-    named = [
-        f"{count:,} {role if count == 1 else _PLURALS.get(role, role + 's')}" for role, count in sorted(roles.items())
-    ]
+    named = [count_of(count, role, _PLURALS.get(role, "")) for role, count in sorted(roles.items())]
     return clean(", ".join(named), TEXT_SENT)
 
 

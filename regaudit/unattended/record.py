@@ -20,7 +20,7 @@ from regaudit.analysis.retention import Retention
 from regaudit.cleaner.outcomes import GONE, Run
 from regaudit.cleaner.plan import Plan
 from regaudit.inventory.snapshot import Snapshot
-from regaudit.text import atomic_write, clean, human_bytes, isoformat, owned_folder
+from regaudit.text import atomic_write, clean, count_of, human_bytes, isoformat, owned_folder
 
 FORMAT = "regaudit-clean/1"
 
@@ -263,7 +263,8 @@ class CleanReport:
     def __str__(self) -> str:
         shown = [f"{self.registry}: {self.status.replace('_', ' ')}", *self.cut_off]
         if self.snapshot:
-            read = f"{self.snapshot['repositories']:,} repositories with {self.snapshot['tags']:,} tags were read"
+            repositories = count_of(self.snapshot["repositories"], "repository", "repositories")
+            read = f"read: {repositories} with {count_of(self.snapshot['tags'], 'tag')}"
             shown += [
                 f"policy {self.policy['hash'][:12]}; {read}",
                 f"{self.headline}{_counted(self.held['by'])}" if self.headline else "",
@@ -290,7 +291,7 @@ class CleanReport:
             "first, DELETE of a digest and of a tag that cannot be there, to learn whether the registry deletes; then"
         )
         return [
-            f"a run would send {len(self.sends):,} requests that change something ({asks}):",
+            f"a run would send {count_of(len(self.sends), 'request')} to change something ({asks}):",
             *(f"  {line}" for line in self.sends),
         ]
 
