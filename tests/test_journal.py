@@ -203,7 +203,7 @@ def test_a_journal_that_somebody_turned_to_write_ahead_logging_is_turned_back_or
     reader.execute("PRAGMA journal_mode=WAL")
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM entries").fetchall()
-    with pytest.raises(JournalError, match="locked.*journal="):
+    with pytest.raises(JournalError, match=r"locked.*journal="):
         Journal(path)
     reader.close()
     with Journal(path) as journal:
