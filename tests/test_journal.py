@@ -187,12 +187,14 @@ def test_a_read_only_journal_refuses_the_first_entry(path):
             journal.record("run-2", "started")
 
 
-def test_after_an_entry_that_failed_the_next_one_is_recorded(path):
+def test_after_an_entry_that_failed_halfway_nothing_of_it_is_there_and_the_next_one_is_recorded(path):
     with Journal(written(path)) as journal:
-        journal._connection.execute("PRAGMA query_only=ON")
-        with pytest.raises(JournalError):
+        journal._connection.execute(
+            "CREATE TEMP TRIGGER full BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+        with pytest.raises(JournalError, match="disk is full"):
             journal.record("run-2", "started")
-        journal._connection.execute("PRAGMA query_only=OFF")
+        journal._connection.execute("DROP TRIGGER full")
         journal.record("run-3", "started")
         assert journal.verify() == 5
         assert [entry.run for entry in journal.runs()] == ["run-1", "run-3"]

@@ -676,8 +676,17 @@ def test_the_frame_has_the_columns_that_its_documentation_names():
 
 
 def test_limits_count_what_goes_by_itself_and_not_what_goes_along():
-    made = plan(rich(), app("old", "x"))
-    assert (made.digests, made.chosen) == (4, 2)
+    made = plan(rich(), app("old"))
+    assert (made.digests, made.chosen) == (3, 1)
+
+
+def test_two_images_that_are_each_others_signature_go_one_after_the_other():
+    build = keeper().image(APP, tags=["a"]).image(APP, tags=["b"])
+    for name, other in (("a", "b"), ("b", "a")):
+        build.tag(APP, name, f"{attached_tag(build.digest(APP, other))}.sig")
+    first, second = plan(build.snapshot(), app("a", "b")).rows
+    assert {first.digest, second.digest} == {build.digest(APP, name) for name in "ab"}
+    assert (first.needs, second.needs) == ((), (first.key,))
 
 
 def test_an_approval_keeps_nothing_that_acts_on_a_terminal():
