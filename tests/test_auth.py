@@ -403,10 +403,15 @@ def test_a_refusal_is_believed_for_a_minute_and_then_tried_again():
     ],
 )
 def test_what_a_token_server_does_wrong_is_the_error_of_the_request(answered, kind):
-    driver = Talk([challenge(), answered])
-    with pytest.raises(kind):
-        driver.run(read(alice()))
+    ours, driver = alice(), Talk([challenge(), answered])
+    with pytest.raises(kind) as first:
+        driver.run(read(ours))
     assert not any("evil" in request.url for request in driver.requests)
+    again = Talk([challenge()])  # whose token server is not asked within a minute
+    with pytest.raises(kind) as second:
+        again.run(read(ours))
+    assert second.value is first.value
+    assert len(again.requests) == 1
 
 
 def test_an_identity_token_does_not_follow_a_redirect():
@@ -475,7 +480,7 @@ def test_a_deletion_tries_the_scopes_from_the_narrowest_on():
 
     driver = Talk([server])
     assert driver.run(read(ours, scopes, "DELETE")).status == 202
-    assert scopes_asked(driver) == list(scopes)
+    assert scopes_asked(driver) == [f"repository:team/app:{a}" for a in ("pull,delete", "pull,push,delete", "*")]
 
 
 def test_a_token_server_that_refuses_an_unknown_scope_is_asked_for_the_next():
@@ -720,6 +725,14 @@ def test_a_password_is_not_sent_over_plain_http_to_another_machine(realm):
     assert shown(driver) == [None]
 
 
+def test_a_token_of_the_users_own_is_not_sent_over_plain_http_to_another_machine():
+    ours = session(scheme="http", credentials=Credentials(registry_token="mine"))
+    driver = Talk([answer(200)])
+    with pytest.raises(AccessDenied, match=r"registry\.example: .* plain http"):
+        driver.run(read(ours))
+    assert driver.requests == []
+
+
 def test_an_anonymous_token_may_come_over_plain_http():
     ours = session(scheme="http")
     response, driver = talk(read(ours), challenge("http://registry.example/token"), granted(), answer(200))
@@ -825,7 +838,23 @@ def test_a_token_of_the_users_own_is_shown_as_it_is_and_never_exchanged():
     ours = session(credentials=Credentials(registry_token="mine"))
     response, driver = talk(read(ours), challenge())
     assert (response.status, shown(driver)) == (401, ["Bearer mine"])
-    assert isinstance(refusal(ours, response, "x"), AuthenticationFailed)
+    problem = refusal(ours, response, "reading x")
+    assert isinstance(problem, AuthenticationFailed)
+    assert "reading x" in str(problem)
+
+
+def test_who_is_nobody_reads_what_was_asked_for():
+    response, _ = talk(read(session()), answer(403))
+    assert "reading x" in str(refusal(session(), response, "reading x"))
+
+
+def test_credentials_that_a_foreign_token_server_was_not_shown_are_no_wrong_password():
+    ours = alice()
+    response, _ = talk(read(ours), challenge("https://login.example.org/token"), granted(), answer(401))
+    problem = refusal(ours, response, "reading x")
+    assert isinstance(problem, AccessDenied)
+    assert problem.status == 401
+    assert str(problem).count("give trusted_realms=['login.example.org']") == 1
 
 
 def test_netrc_is_not_read(tmp_path, hostile, monkeypatch):

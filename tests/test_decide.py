@@ -126,3 +126,40 @@ def test_a_key_that_is_none_changes_nothing():
     with pytest.raises(UsageError, match="selected"):
         selection.set_many([made.rows[0].key, "app:9"], selected=True)
     assert totals(selection) == (frozenset(), 0, 0, 0)
+
+
+def test_what_goes_along_is_in_the_plan_and_cannot_be_selected():
+    build = Build().image("app", tags=["keep"]).image("app", name="child").index("app", tags=["1"], children=["child"])
+    made = plan(build.snapshot(), ["app:1"])
+    index, child = (f"app@{build.digest('app', name)}" for name in ("1", "child"))
+    selection = made.selection()
+    assert [row.key for row in made.rows] == [index, child]
+    assert selection.selectable(index)
+    assert not selection.selectable(child)
+    with pytest.raises(UsageError, match="selected"):
+        selection.set(child, selected=True)
+    assert totals(selection) == (frozenset(), 0, 0, 0)
+
+
+def test_a_tag_that_was_refused_stays_with_its_digest_when_another_row_is_selected():
+    build = Build().image("app", tags=["keep"]).image("app", tags=["1-amd64"])
+    build.index("app", tags=["1"], children=["1-amd64"])
+    index = str(build.digest("app", "1"))
+    # The second row is of an older day: the tag led to the index then, and leads to the child now.
+    asked = pd.DataFrame({"repository": "app", "tag": ["1", "1-amd64"], "digest": index})
+    made = plan(build.snapshot(), asked)
+    assert [row.refusal for row in made.refused] == ["not_in_snapshot"]
+    selection = made.selection()
+    selection.set(f"app@{index}", selected=True)
+    assert (selection.digests, selection.tags, selection.bytes) == (made.digests, made.tags, made.reclaimable_bytes)
+    assert selection.digests == 1
+
+
+def test_five_tags_that_hold_a_digest_are_named_and_the_others_counted():
+    build = Build().image("app", tags=["old", *(f"alias{n}" for n in range(7))])
+    (row,) = plan(build.snapshot(), ["app:old"]).refused
+    assert "alias0, alias1, alias2, alias3, alias4 and 2 more" in row.detail
+    build = Build().image("app", tags=["old", *(f"alias{n}" for n in range(5))])
+    (row,) = plan(build.snapshot(), ["app:old"]).refused
+    assert "alias4" in row.detail
+    assert "more" not in row.detail

@@ -16,6 +16,7 @@ RAW = b'{"schemaVersion": 2}'
 DIGEST = Digest.of(RAW)
 CONFIG = b'{"os": "linux"}'
 CONFIG_DIGEST = Digest.of(CONFIG)
+LONG_AGO = "ad56db3e5137fe066dda8879c4f7a5f94863e7551c6f1782e529d28dc529107e"
 
 
 @pytest.fixture
@@ -165,6 +166,13 @@ def test_a_place_that_cannot_be_written_is_refused_with_what_to_do(tmp_path):
         Journal(tmp_path)
 
 
+def test_a_place_is_named_without_what_its_name_would_do_to_a_terminal(tmp_path):
+    (tmp_path / "\x1b[2Jfile").write_text("")
+    with pytest.raises(JournalError) as caught:
+        Journal(tmp_path / "\x1b[2Jfile" / "journal.sqlite")
+    assert "\x1b" not in str(caught.value)
+
+
 def test_a_lock_file_that_cannot_be_written_is_a_journal_error(path):
     with Journal(path) as journal:
         path.with_name(path.name + ".lock").mkdir()
@@ -177,6 +185,45 @@ def test_a_read_only_journal_refuses_the_first_entry(path):
         journal._connection.execute("PRAGMA query_only=ON")
         with pytest.raises(JournalError):
             journal.record("run-2", "started")
+
+
+def test_after_an_entry_that_failed_halfway_nothing_of_it_is_there_and_the_next_one_is_recorded(path):
+    with Journal(written(path)) as journal:
+        journal._connection.execute(
+            "CREATE TEMP TRIGGER full BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+        with pytest.raises(JournalError, match="disk is full"):
+            journal.record("run-2", "started")
+        journal._connection.execute("DROP TRIGGER full")
+        journal.record("run-3", "started")
+        assert journal.verify() == 5
+        assert [entry.run for entry in journal.runs()] == ["run-1", "run-3"]
+
+
+def test_a_journal_that_somebody_turned_to_write_ahead_logging_is_turned_back_or_refused_while_it_is_read(path):
+    reader = sqlite3.connect(written(path))
+    reader.execute("PRAGMA journal_mode=WAL")
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM entries").fetchall()
+    with pytest.raises(JournalError, match=r"locked.*journal="):
+        Journal(path)
+    reader.close()
+    with Journal(path) as journal:
+        assert journal._rows("PRAGMA journal_mode") == [("delete",)]
+        assert journal.verify() == 4
+
+
+def test_an_entry_that_was_hashed_long_ago_still_follows(path):
+    # What is hashed, written down: the least change to it would condemn every journal that there is.
+    data = '{"kept":null,"tags":["\\u00e4","b"]}'
+    entry = (1, "2026-01-02T03:04:05+00:00", "run", "outcome", "app@x", data, "0" * 64, LONG_AGO)
+    Journal(path).close()
+    tamper(path, "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *entry)
+    tamper(path, "UPDATE meta SET value = ? WHERE key = 'newest'", f"1 {LONG_AGO}")
+    with Journal(path) as journal:
+        assert journal.verify() == 1
+        journal.record("run", "outcome", "app@x", tags=["\u00e4", "b"], kept=None)
+        assert journal._rows("SELECT data FROM entries WHERE number = 2") == [(data,)]
 
 
 def test_a_second_run_is_refused_while_one_holds_the_journal(path):
@@ -242,6 +289,10 @@ def test_a_closed_journal_says_so_as_a_journal_error(path):
     journal.close()
     with pytest.raises(JournalError):
         journal.record("run", "started")
+    with Journal(path) as journal:
+        pass
+    with pytest.raises(JournalError):
+        journal.record("run", "started")
 
 
 def test_the_default_place_is_a_folder_for_each_registry(monkeypatch, tmp_path):
@@ -249,7 +300,7 @@ def test_the_default_place_is_a_folder_for_each_registry(monkeypatch, tmp_path):
     one, other = Journal.default_path("registry:5000"), Journal.default_path("registry:5001")
     assert one != other
     assert one.name == "regaudit-journal.sqlite"
-    assert tmp_path in one.parents
+    assert one.parents[1] == tmp_path / "regaudit"  # where an earlier run's journal is looked for
 
 
 def test_who_reserves_a_journal_runs_in_it_one_run_at_a_time_and_nobody_else_does(path):

@@ -1,6 +1,8 @@
 """A plan takes what can go without breaking what stays, says why the rest stays, and cannot be edited by hand."""
 
+import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -615,6 +617,115 @@ def test_a_plan_as_csv_has_every_row_and_nothing_that_a_spreadsheet_runs(tmp_pat
     read = pd.read_csv(made.to_csv(tmp_path / "plan.csv"), keep_default_na=False)
     assert list(read["key"]) == [row.key for row in (*made.rows, *made.refused)]
     assert list(read["reason"]) == ["'=1+1"]
+
+
+# -- what else a plan promises ---------------------------------------------------------------
+
+
+def canonical(document):
+    """Return the sha256 of canonical JSON, as anybody can compute it."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(path, **changes):
+    """Write a plan file as somebody who edits it and knows how its hash and its seal are made."""
+    document = json.loads(path.read_text())
+    document |= changes
+    del document["seal"]
+    content = {name: value for name, value in document.items() if name not in {"hash", "approval"}}
+    document["hash"] = canonical(content)
+    path.write_text(json.dumps(document | {"seal": canonical(document)}))
+    return path
+
+
+def test_the_hash_is_the_sha256_of_the_files_canonical_json_without_the_approval(tmp_path):
+    made = plan(rich(), app("1.0", "old", "x"), protect=["\u00e4*"])
+    path = made.approve("Ada").save(tmp_path / "plan.json")
+    assert sealed(path) == path
+    assert json.loads(path.read_text())["hash"] == made.hash
+    assert Plan.load(path).hash == made.hash
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"registry": 5},
+        {"reclaimable_bytes": "10"},
+        {"reclaimable_bytes": True},
+        {"bounds": ["perhaps"]},
+        {"state": {APP: {"old": 5}}},
+        {"taken_at": "yesterday"},
+    ],
+    ids=str,
+)
+def test_a_field_of_another_kind_is_refused_however_well_the_file_is_sealed(tmp_path, changes):
+    path = plan(rich(), app("old")).save(tmp_path / "plan.json")
+    with pytest.raises(PlanError, match="damaged"):
+        Plan.load(sealed(path, **changes))
+
+
+@pytest.mark.parametrize("changes", [{"created": "yesterday"}, {"action": "push"}, {"digest": "sha256:12"}], ids=str)
+def test_a_row_of_another_kind_is_refused_however_well_the_file_is_sealed(tmp_path, changes):
+    path = plan(rich(), app("old")).save(tmp_path / "plan.json")
+    rows = json.loads(path.read_text())["rows"]
+    with pytest.raises(PlanError, match="damaged"):
+        Plan.load(sealed(path, rows=[rows[0] | changes, *rows[1:]]))
+
+
+def test_the_frame_has_the_columns_that_its_documentation_names():
+    said = "key repository tags digest action role kind created content_bytes freed_bytes reason because refusal detail"
+    assert list(plan(rich(), app("old")).frame()) == said.split()
+
+
+def test_limits_count_what_goes_by_itself_and_not_what_goes_along():
+    made = plan(rich(), app("old"))
+    assert (made.digests, made.chosen) == (3, 1)
+
+
+def test_two_images_that_are_each_others_signature_go_one_after_the_other():
+    build = keeper().image(APP, tags=["a"]).image(APP, tags=["b"])
+    for name, other in (("a", "b"), ("b", "a")):
+        build.tag(APP, name, f"{attached_tag(build.digest(APP, other))}.sig")
+    first, second = plan(build.snapshot(), app("a", "b")).rows
+    assert {first.digest, second.digest} == {build.digest(APP, name) for name in "ab"}
+    assert (first.needs, second.needs) == ((), (first.key,))
+
+
+def test_an_approval_keeps_nothing_that_acts_on_a_terminal():
+    approval = plan(rich(), app("old")).approve("Ada\x1b[2J", reason="disk\x1b[2J").approval
+    assert "\x1b" not in approval.by + approval.reason
+
+
+def test_twenty_candidates_are_listed_and_the_others_counted():
+    build = keeper()
+    for number in range(60):
+        build.image(APP, tags=[f"t{number}"])
+    few, many = (plan(build.snapshot(), app(*(f"t{n}" for n in range(count)))) for count in (20, 60))
+    assert "  and 40 more" in str(many)
+    assert "more" not in str(few)
+    assert "<p>and 10 more in" in many._repr_html_()
+    assert "more in" not in few._repr_html_()
+
+
+def test_four_tags_of_a_digest_are_shown_and_the_others_counted():
+    tags = [f"t{number}" for number in range(7)]
+    assert "t0 t1 t2 t3 and 3 more" in str(plan(keeper().image(APP, tags=tags).snapshot(), app(*tags)))
+
+
+def test_a_page_says_of_each_row_whether_it_goes_goes_along_alone_or_stays():
+    build = keeper().image(APP, tags=["1.0", "latest"]).index(APP, tags=["old"], platforms={"linux/amd64": {"a": 1}})
+    page = plan(build.image(APP, tags=["v1"]).snapshot(), app("1.0", "old", "v1"), untag=True, protect=["v*"])
+    cells = [
+        re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page._repr_html_(), re.DOTALL)
+    ]
+    found = {(row[1], row[3], row[4], bool(row[5])) for row in cells if row}
+    assert found == {
+        ("old", "candidate", "1", True),
+        ("", "child", "", True),
+        ("1.0", "the tag alone", "", True),
+        ("v1", "refused", "", False),
+    }
 
 
 # -- for any repository ----------------------------------------------------------------------
