@@ -59,7 +59,7 @@ $(VENV)/installed-notebook: EXTRA = notebook
 $(VENV)/installed-test: EXTRA = test,browser
 $(VENV)/installed-dev: EXTRA = dev
 $(VENV)/installed-docs: EXTRA = docs
-$(VENV)/installed-bench: EXTRA = test,fast
+$(VENV)/installed-bench: EXTRA = test,browser
 $(VENV)/installed-fuzz: EXTRA = test,fuzz
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[$(EXTRA)]"

@@ -51,6 +51,7 @@ RUNS = (
     Run("cost", "cost.py", "--tags 10000 --rounds 3", "--tags 1000 --rounds 1"),
     Run("growth", "growth.py", "--tags 1000 10000 100000 1000000", "--tags 1000 10000 20000 --rounds 1"),
     Run("scale", "scale.py", f"--rounds 3 {_SCALE}", f"--tags 100000 --rounds 1 {_SCALE}"),
+    Run("form", "form.py", "--rounds 3", "--rows 100 1000 --rounds 1"),
     Run("imports", "imports.py", "--rounds 10", "--rounds 3"),
     Run("stream", "stream.py", "--mib 512 --rounds 3", "--mib 32 --rounds 1"),
 )
