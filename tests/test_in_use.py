@@ -119,8 +119,8 @@ def test_a_name_that_cannot_be_read_says_where_it_stands(write, name, content, w
         ("bad.yaml", "a: [\n", "not YAML"),
         ("bad.yaml", "a: b: c\n", "line 1 is not YAML"),
         ("control.yaml", "a: \x07\n", "not YAML"),
-        ("deep.yaml", "[" * 100_000, "levels"),
-        ("deep.yaml", "".join(" " * depth + "a:\n" for depth in range(300)), "levels"),
+        ("deep.yaml", "[" * 100_000, "levels|nesting"),
+        ("deep.yaml", "".join(" " * depth + "a:\n" for depth in range(300)), "levels|nesting"),
         ("bytes", b"\xff\xfe\x00", "UTF-8"),
     ],
 )
