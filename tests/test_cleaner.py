@@ -11,6 +11,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hostile import Cut, Hostile, error, redirect, reply
@@ -24,7 +25,7 @@ from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import GONE
 from regaudit.cleaner.plan import plan
 from regaudit.client.registry import Registry
-from regaudit.errors import JournalError, PlanError, Refused
+from regaudit.errors import JournalError, PlanError, Refused, UsageError
 from regaudit.inventory.collect import collect
 from regaudit.manifest import OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from regaudit.reference import Digest, attached_tag
@@ -196,6 +197,19 @@ def test_a_plan_that_is_not_approved_changed_or_for_elsewhere_sends_nothing(shop
             shop.execute(bad)
         assert not shop.sandbox.requests
     assert shop.journal.runs() == []
+
+
+def test_a_plan_whose_reading_is_older_than_asked_for_sends_nothing_and_a_younger_one_goes(shop):
+    image(shop.store, APP, "old", "old")
+    image(shop.store, APP, "x", "x")
+    made = shop.plan("old")
+    aged = replace(made, taken_at=(datetime.now(UTC) - timedelta(hours=13)).isoformat()).approve("Ada")
+    with pytest.raises(PlanError, match="more than 12h ago: audit it again"):
+        shop.execute(aged, max_age="12h")
+    with pytest.raises(UsageError, match="duration"):
+        shop.execute(made, max_age="soon")
+    assert not shop.sandbox.requests
+    assert shop.execute(made, max_age="12h").ok
 
 
 def test_nothing_is_sent_where_the_journal_is_held_by_another_run(shop):

@@ -251,7 +251,9 @@ def test_findings_are_listed_or_written(shell, served, command, tmp_path):
 
 
 def test_a_report_is_written_and_named(shell, served, tmp_path, monkeypatch):
-    monkeypatch.setattr("regaudit.analysis.report._plots", lambda _older_than: {})  # most of the time, and in the demo too
+    monkeypatch.setattr(
+        "regaudit.analysis.report._plots", lambda _older_than: {}
+    )  # most of the time, and in the demo too
     shell("audit", served.host, "--out", "audit", "-q")
     assert "report/index.html" in shell("report", "audit/snapshot").output
     assert (tmp_path / "report" / "index.html").is_file()

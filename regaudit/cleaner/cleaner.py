@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,6 +56,7 @@ class Cleaner:
         progress: Report | None = None,
         stop: threading.Event | None = None,
         backup: str | Path | None = None,
+        max_age: str | timedelta | None = None,
     ) -> Run:
         """Delete what an approved plan lists, row by row, and return what became of each.
 
@@ -68,15 +70,17 @@ class Cleaner:
             Once set, no further deletion is begun.
         backup : path, optional
             Keep whole images in this folder first, as `backup` does; what cannot be kept whole is skipped.
+        max_age : str or timedelta, optional
+            Refuse a plan whose registry was read longer ago, as in ``"12h"``.
 
         Raises
         ------
         PlanError
-            The plan is not approved, was changed after the approval, or is for another registry.
+            The plan is not approved, was changed after the approval, is too old, or is for another registry.
         JournalError
             The journal cannot be written, or another run has it. Nothing was deleted then.
         """
-        plan.check()
+        plan.check(max_age=max_age)
         self._check_registry(plan)
         with self.journal.locked():
             kept = None if backup is None else back_up(self.registry, plan, backup, stop=stop)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +50,7 @@ from regaudit.text import (
     html_table,
     human_bytes,
     isoformat,
+    parse_duration,
     parse_time,
 )
 
@@ -195,13 +196,24 @@ class Plan:
         moment = isoformat(at or datetime.now(UTC))
         return replace(self, approval=Approval(clean(by, 200), moment, clean(reason, 2000), self.hash, policy_hash))
 
-    def check(self) -> None:
-        """Raise `PlanError` unless the plan is approved exactly as it stands."""
+    def check(self, *, max_age: str | timedelta | None = None) -> None:
+        """Raise `PlanError` unless the plan is approved exactly as it stands, and what it was made of is not too old.
+
+        Parameters
+        ----------
+        max_age : str or timedelta, optional
+            The most time since the registry was read, as in ``"12h"``; any unless given.
+        """
         if self.approval is None:
             raise PlanError("the plan is not approved: `regaudit approve PLAN --by NAME`, or plan.approve(by=NAME)")
         # Hashed anew: the plan's mappings could have been changed since `hash` was first asked for.
         if self.approval.plan_hash != _hash(_texts(self._content())):
             raise PlanError("the approval is for another plan: approve this one after reading it")
+        if max_age is not None and datetime.now(UTC) - datetime.fromisoformat(self.taken_at) > parse_duration(max_age):
+            raise PlanError(
+                f"the registry was read for this plan at {self.taken_at}, more than {clean(max_age, 40)} ago: "
+                "audit it again, and make the plan anew"
+            )
 
     def frame(self) -> pd.DataFrame:
         """Return all rows, refused ones last.

@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("plan_file", metavar="PLAN")
 @click.option("--backup", metavar="DIR", help="Keep whole images there first; what cannot be kept whole stays.")
+@click.option("--max-age", metavar="AGE", help="Refuse a plan whose registry was read longer ago: 12h, 7D.")
 @journal_option
 @strict_option
 @connection
 def apply(
-    plan_file: str, backup: str | None, journal_path: str | None, strict: bool, connect: Callable[[str], Registry]
+    plan_file: str,
+    backup: str | None,
+    max_age: str | None,
+    journal_path: str | None,
+    strict: bool,
+    connect: Callable[[str], Registry],
 ) -> None:
     """Delete what an approved plan lists. Asks nothing; everything is read again just before.
 
@@ -37,11 +43,11 @@ def apply(
     from regaudit.cleaner.plan import Plan
 
     approved = Plan.load(plan_file)
-    approved.check()
+    approved.check(max_age=max_age)
     with connect(approved.registry) as registry:
         cleaner = Cleaner(registry, journal=journal_path)
         with cleaner.journal:
-            done = cleaner.execute(approved, progress=print_outcome, backup=backup)
+            done = cleaner.execute(approved, progress=print_outcome, backup=backup, max_age=max_age)
             if done.advice:
                 click.echo(f"{done.advice}\nuntil then it can be undone: regaudit undo {done.id}")
             _close(done, cleaner.journal, strict=strict)
