@@ -274,18 +274,21 @@ def grouped(rows: Sequence[PlanRow]) -> tuple[list[PlanRow], dict[str, list[Memb
 
     A row that goes along with none of these rows is a group of its own: no row is ever left out.
     """
-    keys = {row.key for row in rows} if any(row.because is not None for row in rows) else set()
-    below: dict[str, list[PlanRow]] = {}
-    for row in rows if keys else ():
-        if row.because in keys and row.because != row.key:
-            below.setdefault(str(row.because), []).append(row)
-    if not below:
+    if all(row.because is None for row in rows):
         return list(rows), {}
-    beneath = {row.key for members in below.values() for row in members}
-    first = [row for row in rows if row.key not in beneath]
-    along = {row.key: list(_members(row.key, below, 1)) for row in first if row.key in below}
+    named = [(row.key, row) for row in rows]  # a key is put together each time
+    keys = {key for key, _ in named}
+    below: dict[str, list[PlanRow]] = {}
+    beneath = set()
+    for key, row in named:
+        if row.because in keys and row.because != key:
+            below.setdefault(str(row.because), []).append(row)
+            beneath.add(key)
+    along = {key: list(_members(key, below, 1)) for key in below if key not in beneath}
     reached = {member.row.key for members in along.values() for member in members}
-    return first + [row for row in rows if row.key in beneath - reached], along
+    apart = beneath - reached  # a circle, in which each goes along with the next
+    first = [row for key, row in named if key not in beneath]
+    return first + [row for key, row in named if key in apart], along
 
 
 def _members(key: str, below: Mapping[str, list[PlanRow]], depth: int) -> Iterator[Member]:
