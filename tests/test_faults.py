@@ -183,7 +183,6 @@ def test_the_deadlines_are_a_minute_for_what_is_read_and_two_for_a_deletion():
 
 
 @pytest.mark.real
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_name_that_leads_elsewhere_at_the_time_of_the_deletion_is_followed_and_one_that_is_gone_is_said(
     own, tmp_path, monkeypatch
 ):

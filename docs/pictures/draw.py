@@ -18,10 +18,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent / "tests"))
 
 from builders import Build, days_before  # noqa: E402 -- found only now
-from matplotlib import style  # noqa: E402
+from matplotlib import style  # noqa: E402 -- after the folders that are looked in
 from PIL import Image  # noqa: E402 -- comes with matplotlib
 
-import regaudit as ra  # noqa: E402
+import regaudit as ra  # noqa: E402 -- likewise
 
 MIB = 1 << 20
 THEMES = {"": "default", "-dark": "dark_background"}

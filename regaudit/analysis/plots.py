@@ -116,7 +116,7 @@ def plot_treemap(snapshot: Snapshot, *, top: int = 40, ax: Axes | None = None) -
     ax.set_axis_off()
     ax.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]  # so that the layout is known
     box = ax.get_window_extent()
-    width, height = (72 * length / ax.get_figure(root=True).dpi for length in (box.width, box.height))  # type: ignore[union-attr]
+    width, height = (72 * length / ax.get_figure(root=True).dpi for length in (box.width, box.height))  # type: ignore[union-attr]  # axes are drawn on a figure
     ax.set_xlim(0, width)
     ax.set_ylim(height, 0)
     places = squarified([area / whole * width * height for _, area, _ in tiles], width, height)
