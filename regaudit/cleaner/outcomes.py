@@ -60,7 +60,8 @@ class Outcome:
     Attributes
     ----------
     outcome : str
-        Of a deletion: ``deleted``, ``deleted_unconfirmed`` (gone, though the reply did not say so),
+        Of a deletion: ``deleted``, ``deleted_unconfirmed`` (gone, though the reply did not say so, or the registry took
+        it along with what it belonged to),
         ``deleted_before`` (by an earlier run of the same plan, which this one goes on with; not asked for again),
         ``rewritten`` (a list of referrers, without what went) and ``not_rewritten``,
         ``already_absent``, ``not_deleted``, ``disabled``, ``denied``, ``refused_by_registry``,
