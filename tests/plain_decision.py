@@ -169,7 +169,22 @@ def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, 
         )
         for digest in decision.going
     }
-    first = sorted(decision.going, key=lambda d: (reasons.get(d) is None, graph.tags_of.get(d, ("~",)), d))
+    ordered = sorted(decision.going, key=lambda d: (graph.tags_of.get(d, ("~",)), d))
+    first: list[str] = []
+
+    def behind(digest):
+        if digest not in first:
+            first.append(digest)
+            for other in ordered:
+                if decision.going[other][1] == digest:
+                    behind(other)
+
+    for digest in ordered:
+        if decision.going[digest][1] is None:
+            behind(digest)
+    for digest in ordered:
+        if decision.going[digest][1] is not None and digest not in first:
+            first.append(digest)
     rows, done = [], set[str]()
     for digest in _topological(first, needs):
         role, along = decision.going[digest]

@@ -143,6 +143,21 @@ def test_what_goes_along_is_in_the_plan_and_cannot_be_selected():
     assert totals(selection) == (frozenset(), 0, 0, 0)
 
 
+def test_what_goes_along_stands_right_behind_what_it_goes_with():
+    build = Build().image("app", tags=["keep"])
+    for number in range(3):
+        children = [f"{number}-{platform}" for platform in ("amd64", "arm64")]
+        for child in children:
+            build.image("app", name=child)
+        build.index("app", tags=[f"v{number}"], children=children)
+    made = plan(build.snapshot(), ["app:v0", "app:v1", "app:v2"])
+    digests = [str(build.digest("app", f"v{number}")) for number in range(3)]
+    assert [row.digest for row in made.rows[::3]] == digests, (
+        "a run that is cut off leaves few children without their index"
+    )
+    assert [row.because for row in made.rows] == [f"app@{d}" if n else None for d in digests for n in range(3)]
+
+
 def test_a_tag_that_was_refused_stays_with_its_digest_when_another_row_is_selected():
     build = Build().image("app", tags=["keep"]).image("app", tags=["1-amd64"])
     build.index("app", tags=["1"], children=["1-amd64"])

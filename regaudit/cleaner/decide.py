@@ -364,7 +364,7 @@ def _emptied(graph: RepositoryGraph, decision: _Decision, alone: set[str]) -> bo
 
 
 def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, str], facts: _Facts) -> list[Draft]:
-    """Draft the rows, with every index before its children and every subject before what refers to it."""
+    """Draft the rows, with every index before its children and every subject before what refers to it, group by group."""
     needs = {
         digest: tuple(
             d
@@ -373,9 +373,8 @@ def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, 
         )
         for digest in decision.going
     }
-    first = sorted(decision.going, key=lambda d: (reasons.get(d) is None, graph.tags_of.get(d, ("~",)), d))
     rows, done = [], set[str]()
-    for digest in _topological(first, needs):
+    for digest in _topological(_in_groups(graph, decision), needs):
         role, along = decision.going[digest]
         rows.append(
             {
@@ -393,6 +392,28 @@ def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, 
         )
         done.add(digest)
     return rows
+
+
+def _in_groups(graph: RepositoryGraph, decision: _Decision) -> list[str]:
+    """Return what goes by its tags, and behind each what goes along with it.
+
+    A run that ends early leaves few children without their index: where nothing has a tag, no later audit finds them.
+    """
+    by_name = sorted(decision.going, key=lambda d: (graph.tags_of.get(d, ("~",)), d))
+    first: list[str] = []
+    below: dict[str, list[str]] = {}
+    for digest in by_name:
+        _, along = decision.going[digest]
+        (first if along is None else below.setdefault(along, [])).append(digest)
+    ordered: dict[str, None] = {}
+    stack = first[::-1]
+    while stack:
+        digest = stack.pop()
+        if digest not in ordered:
+            ordered[digest] = None
+            stack += below.get(digest, ())[::-1]
+    # At the end what goes along in a circle, each with the next.
+    return [*ordered, *(digest for digest in by_name if digest not in ordered)]
 
 
 def _topological(digests: list[str], needs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
