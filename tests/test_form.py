@@ -20,7 +20,7 @@ from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.outcomes import Outcome, Run
 from regaudit.cleaner.plan import Plan, plan
 from regaudit.cleaner.rows import PlanRow
-from regaudit.errors import PlanError, RegistryError, UsageError
+from regaudit.errors import NotFound, PlanError, RegistryError, UsageError
 from regaudit.inventory.collect import collect
 from regaudit.notebook.form import ReviewForm, review
 
@@ -38,6 +38,7 @@ class FakeCleaner:
         self.last = last
         self.executed: list[Plan] = []
         self.undone: list[Run] = []
+        self.before: list[Plan] = []
         self.words: dict[str, str] = {}
         self.failure: Exception | None = None
         self.fails_after: int = 0
@@ -71,6 +72,9 @@ class FakeCleaner:
 
     def interrupted_run(self) -> Run | None:
         return self.last if self.last and self.last.stopped else None
+
+    def planned(self, run: Run) -> Plan:
+        return next(plan for plan in reversed([*self.before, *self.executed]) if plan.hash == run.plan_hash)
 
     busy = False
 
@@ -809,6 +813,7 @@ def stopped_after(made: Plan, cleaner: FakeCleaner, count: int, **about: Any) ->
     keys = tuple(row.key for row in final.rows)
     run = Run("run-0", final.hash, "delete", outcomes, stopped=True, planned=keys, by="Ada", taken_at=made.taken_at)
     cleaner.last = replace(run, **about)
+    cleaner.before = [final]
 
 
 def test_what_a_restart_has_cut_off_is_offered_to_go_on_with_and_confirmed_again():
@@ -827,13 +832,21 @@ def test_what_a_restart_has_cut_off_is_offered_to_go_on_with_and_confirmed_again
     assert cleaner.executed[0].hash == cleaner.last.plan_hash
 
 
-def test_over_a_new_audit_only_what_is_left_is_selected():
+def test_over_a_new_audit_the_plan_that_was_cut_off_is_gone_on_with_and_no_new_one_is_made():
     made, cleaner = many(5), FakeCleaner()
-    stopped_after(made, cleaner, 2, taken_at="another", plan_hash="another")
-    page = open_page(made, cleaner)
+    stopped_after(made, cleaner, 2)
+    page = open_page(plan(made.snapshot, ["team/app0:v004"]), cleaner)
+    assert page.view["counts"]["rows"] == 1
+    view = page.ask("continue")
+    assert view["counts"]["rows"] == 5, "what is done is shown as well: it is the plan that was approved"
+    assert "goes on with it" in view["notice"]
+    page.ask("details", key=made.rows[0].key)
+    assert page.others[-1]["type"] == "details"
+    assert page.ask("back")["counts"]["rows"] == 1
     page.ask("continue")
-    assert len(page.form.selected) == 3
-    assert "goes on with it" not in page.view["notice"], "it is a deletion of its own"
+    page.delete()
+    page.until("done")
+    assert cleaner.executed[0].hash == cleaner.before[0].hash
 
 
 @pytest.mark.parametrize("about", [{"undone": "run-9"}, {"stopped": False}])
@@ -944,21 +957,39 @@ def test_what_one_form_leaves_undone_another_goes_on_with_by_the_journal_and_und
     assert set(registry.repository("web/frontend").tags()) == before
 
 
-def test_over_a_new_audit_after_a_restart_what_is_left_is_offered(registry, tmp_path):
-    names = [f"web/frontend:{tag}" for tag in sorted(registry.repository("web/frontend").tags())[:6]]
+def test_over_a_new_audit_after_a_restart_children_that_lost_their_index_are_gone_on_with_too(registry, tmp_path):
+    app = registry.repository("shop/checkout/api")
+    before = set(app.tags())
+
+    def candidates(snapshot):
+        indexes = snapshot.tags[(snapshot.tags["kind"] == "index") & (snapshot.tags["tag"] != "latest")]
+        return indexes[["repository", "tag"]].assign(reason="a test")
+
     with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
-        page = open_page(plan(collect(registry, "web/*", progress=False), names), cleaner)
+        snapshot = collect(registry, app.name, progress=False)
+        page = open_page(plan(snapshot, candidates(snapshot)), cleaner)
         page.ask("select_filtered")
         page.ask("review")
         cut_off_after_the_first_row(page.form)
         page.delete()
         page.form.wait(PATIENCE)
-        gone = set(page.form._deletion.outcomes)
+        (gone,) = page.form._deletion.outcomes
+        rows = page.form._final.rows
     with Cleaner(registry, journal=tmp_path / "journal.sqlite") as cleaner:
-        snapshot = collect(registry, "web/*", progress=False)
-        known = set(snapshot.tags["tag"])
-        page = open_page(plan(snapshot, [name for name in names if name.partition(":")[2] in known]), cleaner)
+        snapshot = collect(registry, app.name, progress=False)
+        orphans = {row.digest for row in rows if row.because == gone}
+        assert orphans, "the first of them is an index"
+        assert orphans.isdisjoint(snapshot.manifests["digest"].astype("object")), "no audit finds them"
+        page = open_page(plan(snapshot, candidates(snapshot)), cleaner)
         page.ask("continue")
-        assert page.view["stage"] == "review"
-        assert gone.isdisjoint(page.form.selected)
-        assert len(page.form.selected) == len(page.view["rows"])
+        page.delete()
+        view = page.until("done")
+        assert view["progress"]["deleted"] == f"{len(rows) - 1} deleted, 1 deleted before"
+        page.form.wait(PATIENCE)
+        for row in rows:
+            with pytest.raises(NotFound):
+                app.manifest(row.digest)
+        page.ask("undo")
+        page.ask("undo", sure=True)
+        page.form.wait(PATIENCE)
+    assert set(app.tags()) == before

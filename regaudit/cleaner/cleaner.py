@@ -18,6 +18,7 @@ from typing import Any, Self
 from regaudit.cleaner.backup import Backup, KeptReport, Restoring, back_up
 from regaudit.cleaner.execution import Execution
 from regaudit.cleaner.freed import Freed, freed_by
+from regaudit.cleaner.history import planned_by
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import Report, Run, planned_key, recorded_run
 from regaudit.cleaner.plan import Plan
@@ -196,6 +197,22 @@ class Cleaner:
     def run(self, name: str) -> Run:
         """Return a run as the journal has it; raises `JournalError` where it does not know it."""
         return recorded_run(self.journal, name)
+
+    def planned(self, run: Run | str) -> Plan:
+        """Return the plan that a deletion carried out, or was to, with its approval: `execute` goes on with it.
+
+        Not every digest that is left can be found by another audit: the child of an index that is gone has no tag.
+
+        Raises
+        ------
+        JournalError
+            The journal does not know the run, or it is no deletion.
+
+        Examples
+        --------
+        ``cleaner.execute(cleaner.planned(cleaner.interrupted_run()))``
+        """
+        return planned_by(self.journal, run if isinstance(run, str) else run.id)
 
     def last_run(self, plan: Plan) -> Run | None:
         """Return the newest deletion in the journal that executed this plan or a selection of it, or None.

@@ -146,17 +146,19 @@ class Execution:
         """Delete every row that still is as it was reviewed, and return what became of each."""
         plan = self._plan
         assert plan.approval is not None  # noqa: S101 -- Plan.check said so
+        content: dict[str, Any] = {
+            name: list(value) if isinstance(value, map) else value for name, value in plan.content().items()
+        }
+        # What only going on with it needs stands apart, for it may be large, and the beginnings of runs are read often.
+        apart = {name: content.pop(name) for name in ("state", "candidates", "refused")}
+        self._journal.record(self._run, "planned", **apart)
         self._journal.record(
             self._run,
             "started",
+            **content,
             kind="delete",
-            registry=plan.registry,
-            taken_at=plan.taken_at,
             plan_hash=plan.hash,
             approval=plan.approval.to_dict(),
-            reclaimable_bytes=plan.reclaimable_bytes,
-            bounds=list(plan.bounds),
-            rows=[row.to_dict() for row in plan.rows],
             resumes=list(self._past.runs),
             backup=self._backup,
         )

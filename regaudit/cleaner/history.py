@@ -1,4 +1,4 @@
-"""What the journal tells of earlier runs of a plan, so that a new run goes on where they were.
+"""What the journal tells of earlier runs of a plan, so that a new run goes on where they were, and the plan itself.
 
 Nothing here asks a registry. A row is *settled* where a run saw that it is gone, and *open* where one
 asked for it and never learned what came of it: killed between the request and the record, or cut off.
@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 from regaudit.cleaner.journal import Entry, Journal
 from regaudit.cleaner.outcomes import SETTLED, UNSETTLED, runs_of
+from regaudit.cleaner.plan import Plan
+from regaudit.errors import JournalError, PlanError
+from regaudit.text import clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,27 @@ def history_of(journal: Journal, plan_hash: str) -> History:
     return History(tuple(mine), rows)
 
 
+def planned_by(journal: Journal, run: str) -> Plan:
+    """Return the plan of a deletion, approved as it was.
+
+    Raises
+    ------
+    JournalError
+        The journal does not know the run, or it is no deletion, or what it has of its plan is not what was approved.
+    """
+    started, apart = journal.last(run, "", "started"), journal.last(run, "", "planned")
+    if started is None or apart is None:
+        raise JournalError(f"the journal has no plan of {clean(run, 60)!r}: `regaudit journal show` lists its runs")
+    try:
+        found = Plan.parse({**started.data, **apart.data})
+        found.check()
+    except (KeyError, TypeError, ValueError, AttributeError, PlanError):
+        raise JournalError(
+            f"the plan of {clean(run, 60)!r} is not the one that was approved: `regaudit journal verify` says what was changed"
+        ) from None
+    return found
+
+
 def _note(entry: Entry, rows: dict[str, Past]) -> None:
     if entry.event == "intent":
         rows[entry.key] = Past(entry.run, "unknown", open=True)
@@ -92,4 +116,4 @@ def _forget(undo: list[Entry], rows: dict[str, Past]) -> None:
         rows.pop(key, None)
 
 
-__all__ = ["History", "Past", "history_of"]
+__all__ = ["History", "Past", "history_of", "planned_by"]

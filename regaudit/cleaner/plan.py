@@ -123,7 +123,7 @@ class Plan:
     @cached_property
     def hash(self) -> str:
         """The sha256 of everything in the plan but the approval, in canonical JSON."""
-        return _hash(_texts(self._content()))
+        return _hash(_texts(self.content()))
 
     @property
     def chosen(self) -> int:
@@ -207,7 +207,7 @@ class Plan:
         if self.approval is None:
             raise PlanError("the plan is not approved: `regaudit approve PLAN --by NAME`, or plan.approve(by=NAME)")
         # Hashed anew: the plan's mappings could have been changed since `hash` was first asked for.
-        if self.approval.plan_hash != _hash(_texts(self._content())):
+        if self.approval.plan_hash != _hash(_texts(self.content())):
             raise PlanError("the approval is for another plan: approve this one after reading it")
         if max_age is not None and datetime.now(UTC) - datetime.fromisoformat(self.taken_at) > parse_duration(max_age):
             raise PlanError(
@@ -246,7 +246,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the plan, its hash and its approval as JSON and return the path."""
-        texts = _texts(self._content())
+        texts = _texts(self.content())
         # what `hash` would say, of texts that are at hand
         said = vars(self).setdefault("hash", _hash(texts))
         texts |= _texts({"hash": said, "approval": None if self.approval is None else self.approval.to_dict()})
@@ -273,19 +273,7 @@ class Plan:
         try:
             # Over the whole file, so that not even the name in the approval can be edited.
             seal = document.pop("seal")
-            loaded = cls(
-                registry=_of(str, document["registry"]),
-                taken_at=_time(document["taken_at"]),
-                rows=tuple(map(_row, document["rows"])),
-                refused=tuple(map(_row, document["refused"])),
-                state=_state(document["state"]),
-                candidates=tuple(read_back(Candidate, fields) for fields in document["candidates"]),
-                options=read_back(PlanOptions, document["options"]),
-                reclaimable_bytes=_of(int, document["reclaimable_bytes"]),
-                bounds=_bounds(document["bounds"]),
-                approval=read_back(Approval, document["approval"]) if document["approval"] else None,
-                snapshot=snapshot,
-            )
+            loaded = cls.parse(document, snapshot)
             same = loaded.hash == document["hash"] and _hash(_texts(document)) == seal
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"{clean(path)} is damaged ({clean(error, 80)}): make the plan again") from None
@@ -294,10 +282,33 @@ class Plan:
                 f"{clean(path)} was changed after it was made: make the plan again; rows are chosen with select"
             )
         if snapshot is not None:
-            loaded._snapshot()  # says at once where they do not belong together
+            loaded.check_snapshot()  # says at once where they do not belong together
         return loaded
 
-    def _content(self) -> dict[str, Any]:
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], snapshot: Snapshot | None = None) -> Plan:
+        """Return the plan of plain values, as `content` gives them, and of an ``approval`` beside them, which may be None.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, AttributeError
+            These are no values of a plan.
+        """
+        return cls(
+            registry=_of(str, document["registry"]),
+            taken_at=_time(document["taken_at"]),
+            rows=tuple(map(_row, document["rows"])),
+            refused=tuple(map(_row, document["refused"])),
+            state=_state(document["state"]),
+            candidates=tuple(read_back(Candidate, fields) for fields in document["candidates"]),
+            options=read_back(PlanOptions, document["options"]),
+            reclaimable_bytes=_of(int, document["reclaimable_bytes"]),
+            bounds=_bounds(document["bounds"]),
+            approval=read_back(Approval, document["approval"]) if document["approval"] else None,
+            snapshot=snapshot,
+        )
+
+    def content(self) -> dict[str, Any]:
         """Return everything but the approval as plain values, the rows as they are asked for: there may be many."""
         return {
             "format": FORMAT,

@@ -274,9 +274,12 @@ class ReviewForm(anywidget.AnyWidget):
         self.send(about | image)
 
     def _known(self, key: object) -> PlanRow:
-        if not isinstance(key, str) or key not in self._by_key:
+        found = self._by_key.get(key) if isinstance(key, str) else None
+        if found is None and self._final is not None:  # which may be the plan of an earlier run
+            found = next((row for row in self._final.rows if row.key == key), None)
+        if found is None:
             raise UsageError(f"{clean(key, 120)!r} is not a row of this plan")
-        return self._by_key[key]
+        return found
 
     @cached_property
     def _by_key(self) -> dict[str, PlanRow]:
@@ -340,8 +343,10 @@ class ReviewForm(anywidget.AnyWidget):
         if not final.rows:
             details = "; ".join(dict.fromkeys(row.detail for row in final.refused[:3]))
             raise UsageError(f"nothing of the selection can be deleted: {clean(details, TEXT_SENT)}")
-        self._final = final
-        self._previous = self._cleaner.last_run(final) or self._previous
+        self._review_plan(final, self._cleaner.last_run(final) or self._previous)
+
+    def _review_plan(self, final: Plan, previous: Run | None) -> None:
+        self._final, self._previous = final, previous
         self._open_plan(final)
         self._turn(REVIEW)
 
@@ -350,25 +355,13 @@ class ReviewForm(anywidget.AnyWidget):
         self._open_plan(self._plan)
         self._turn(CHOOSE)
 
-    def _do_continue(self, message: Message) -> None:
+    def _do_continue(self, _message: Message) -> None:
         """Take up what a run left undone: it is reviewed and confirmed like any other deletion."""
         run = self._open_run()
         if run is None:
             raise UsageError("there is no deletion to go on with")
-        if self.stage == DONE and self._final is not None:
-            self._previous = run
-            self._open_plan(self._final)
-            self._turn(REVIEW)
-            return
-        # The same plan goes on where that run was, and so has all of its rows; another one has what is left.
-        wanted = run.planned if run.taken_at == self._plan.taken_at else run.left
-        keys = [key for key in wanted if self._chosen.selectable(key)]
-        if not keys:
-            raise UsageError("nothing of what that run left undone is a candidate of this plan: it may be gone by now")
-        self._do_clear(message)
-        self._chosen.set_many(keys, selected=True)
-        self._count()
-        self._do_review(message)
+        # Its own plan, and no new one: what has lost its index is found by no audit.
+        self._review_plan(self._cleaner.planned(run), run)
 
     def _open_run(self) -> Run | None:
         """Return the run to go on with, or None."""
