@@ -20,8 +20,8 @@ from figures import Figure, Report, Sample, Spread, Table, hand_over, options, s
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from lab import STARTUP_SECONDS, Lab, Notebook, browser_page, missing, wait_until
 
-# Of the tags of a made-up registry about a third can go by themselves.
-_TAGS_PER_ROW = 4
+# Of the tags of a made-up registry that are old enough, six lead to a digest that can go by itself.
+_TAGS_PER_ROW = 6
 _SHOWN = "document.querySelector('.regaudit tbody tr:not([hidden])')"
 _SELECTED = "/rows? selected/.test(document.querySelector('.regaudit .ra-totals')?.textContent ?? '')"
 _PLAN = """

@@ -288,10 +288,9 @@ class Tally:
 
     def _change_many(self, items: Any, sign: int) -> None:
         counts = self._of.holder_counts
-        touched = _distinct(items)
+        touched, times = np.unique(items, return_counts=True)  # an item may be of several of these manifests
         before = self._taken[touched] == counts[touched]
-        # np.add.at, for an item may be of several of these manifests
-        np.add.at(self._taken, items, sign)
+        self._taken[touched] += (sign * times).astype("int32")
         after = self._taken[touched] == counts[touched]
         sizes = self._of.sizes[touched[before != after]]
         self.bytes += sign * _total(sizes)

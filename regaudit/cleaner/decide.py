@@ -7,10 +7,12 @@ a person has clicked, only where the click made a difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -18,7 +20,7 @@ import pandas as pd
 from regaudit.analysis.footprint import Holders
 from regaudit.analysis.graph import Graph, RepositoryGraph
 from regaudit.cleaner.lists import list_rows, lists
-from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, REFUSALS, Candidate, PlanOptions, PlanRow
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, REFUSALS, Candidate, PlanOptions, PlanRow, no_collector
 from regaudit.errors import UsageError
 from regaudit.inventory.snapshot import Snapshot
 from regaudit.reference import Digest, is_verifiable, split_attached_tag
@@ -82,7 +84,8 @@ class Selection:
     """Some of a plan's candidates, with totals that follow each click.
 
     A click costs what is tied to its digest, not the size of the plan: only that component of the
-    repository's graph is decided anew, and bytes come from holder counts.
+    repository's graph is decided anew, and bytes come from holder counts. All candidates of a repository
+    cost no decision: it is the plan's.
 
     Attributes
     ----------
@@ -91,28 +94,47 @@ class Selection:
     """
 
     def __init__(
-        self, snapshot: Snapshot, decided: Decided, candidates: Iterable[Candidate], options: PlanOptions
+        self, snapshot: Snapshot, decided: Decided, candidates: Sequence[Candidate], options: PlanOptions
     ) -> None:
         self.keys: set[str] = set()
         self._options = options
         self._graph = Graph(snapshot)
         self._bytes = Holders(snapshot).tally()
-        self._rows = {row.key: row for row in decided.rows if row.role == "candidate"}
-        refused = {(row.repository, tag) for row in decided.refused for tag in row.tags}
-        self._condemned: dict[tuple[str, str], list[Candidate]] = {}
-        for candidate in candidates:
-            if (candidate.repository, candidate.tag) not in refused:
-                self._condemned.setdefault((candidate.repository, str(candidate.digest)), []).append(candidate)
-        self._going: dict[tuple[str, str], frozenset[str]] = {}
+        self._refused = {(row.repository, tag, row.digest) for row in decided.refused for tag in row.tags}
+        self._given = candidates
+        self._rows: dict[str, PlanRow] = {}
+        # By repository: what goes with all of its candidates and how many tags each has; how many candidates; and how
+        # many of these are selected, and what goes with them.
+        self._whole: dict[str, dict[str, int]] = {}
+        self._candidates, self._ticked = Counter[str](), Counter[str]()
+        self._going: dict[str, set[str]] = {}
+        for row in decided.rows:
+            if row.role == "candidate":
+                self._rows[row.key] = row
+            if row.action == DELETE_MANIFEST:
+                self._whole.setdefault(row.repository, {})[str(row.digest)] = len(row.tags)
+                self._candidates[row.repository] += row.role == "candidate"
+        # Of what has to stay, how many tags go alone.
         self._alone: dict[tuple[str, str], int] = {}
         self._digests = self._tags = 0
+
+    @cached_property
+    def _condemned(self) -> dict[tuple[str, str], list[Candidate]]:
+        """Return the candidates of each digest, but for those whose tag was refused."""
+        condemned: dict[tuple[str, str], list[Candidate]] = {}
+        for candidate in self._given:
+            if (candidate.repository, candidate.tag, candidate.digest) not in self._refused:
+                condemned.setdefault((candidate.repository, str(candidate.digest)), []).append(candidate)
+        return condemned
 
     def selectable(self, key: str) -> bool:
         """Return whether a key is that of a candidate row."""
         return key in self._rows
 
+    @no_collector()
     def prepare(self) -> None:
         """Build what the first click would have to wait for; may run beside everything else."""
+        _ = self._condemned
         for repository in {row.repository for row in tuple(self._rows.values())}:
             self._graph.repository(repository)
 
@@ -120,6 +142,7 @@ class Selection:
         """Select or deselect a candidate row; raises `UsageError` for a key that is none."""
         self.set_many((key,), selected=selected)
 
+    @no_collector()
     def set_many(self, keys: Iterable[str], *, selected: bool) -> None:
         """Select or deselect candidate rows, each part of a graph once, however many of its rows are among them.
 
@@ -133,23 +156,20 @@ class Selection:
             raise UsageError(f"{clean(odd, 200)!r} is not a row that can be selected")
         turned = [key for key in given if (key in self.keys) != selected]
         self.keys.symmetric_difference_update(turned)
-        done: set[tuple[str, str]] = set()
+        turned_in: dict[str, list[str]] = {}
+        for row in map(self._rows.__getitem__, turned):
+            if row.action == DELETE_MANIFEST:
+                turned_in.setdefault(row.repository, []).append(str(row.digest))
+            else:
+                self._tags += 1 if selected else -1
         added: list[tuple[str, str]] = []
         discarded: list[tuple[str, str]] = []
-        for row in map(self._rows.__getitem__, turned):
-            name = (row.repository, str(row.digest))
-            if row.action != DELETE_MANIFEST:
-                self._tags += 1 if selected else -1
-            elif not (graph := self._graph.repository(row.repository)).is_tied(name[1]):
-                # Nothing goes along and nothing holds it: that it may go was decided when the plan was made.
-                (added if selected else discarded).append(name)
-                self._tags += len(row.tags) if selected else -len(row.tags)
-            elif name not in done:
-                component = graph.component(name[1])
-                done.update((row.repository, digest) for digest in component)
-                after, before = self._redecide(row.repository, component)
-                added += after
-                discarded += before
+        for repository, digests in turned_in.items():
+            self._ticked[repository] += len(digests) if selected else -len(digests)
+            (gone, back), tags_of = self._follow(repository, digests), self._whole[repository]
+            self._tags += sum(map(tags_of.__getitem__, gone)) - sum(map(tags_of.__getitem__, back))
+            added += [(repository, digest) for digest in gone]
+            discarded += [(repository, digest) for digest in back]
         self._digests += len(added) - len(discarded)
         self._bytes.change(added, discarded)
 
@@ -168,22 +188,45 @@ class Selection:
         """How many bytes come back after garbage collection."""
         return int(self._bytes.bytes)
 
-    def _redecide(self, repository: str, component: AbstractSet[str]) -> tuple[list[tuple[str, str]], ...]:
-        """Decide one part of a repository anew; return which manifests now go, and which no longer."""
-        graph, name = self._graph.repository(repository), (repository, min(component))
-        chosen = {d for d in component if f"{repository}@{d}" in self.keys}
+    def _follow(self, repository: str, turned: Iterable[str]) -> tuple[AbstractSet[str], AbstractSet[str]]:
+        """Return which digests of a repository now go, and which no longer, that some were selected or deselected."""
+        going, ticked = self._going.setdefault(repository, set()), self._ticked[repository]
+        gone, back = set[str](), set[str]()
+        if ticked in (0, self._candidates[repository]):
+            # Fewer candidates let nothing more go: without those that the plan refuses, the others let go what it says.
+            whole = self._whole[repository]
+            self._tags -= sum(self._alone.pop((repository, digest), 0) for digest in whole)
+            gone, back = (whole.keys() - going, set()) if ticked else (set(), set(going))
+        else:
+            done: set[str] = set()
+            for digest in (d for d in turned if d not in done):
+                part, goes = self._decide(repository, digest)
+                done |= part
+                gone |= goes - going
+                back |= (part & going) - goes
+        going |= gone
+        going -= back
+        return gone, back
+
+    def _decide(self, repository: str, digest: str) -> tuple[AbstractSet[str], AbstractSet[str]]:
+        """Return what is tied to a digest, and what goes of it with this selection; count the tags that go alone in it."""
+        graph = self._graph.repository(repository)
+        if not graph.is_tied(digest):
+            # Nothing goes along and nothing holds it: that it may go was decided when the plan was made.
+            part = frozenset({digest})
+            return part, part if f"{repository}@{digest}" in self.keys else frozenset()
+        part = graph.component(digest)
+        chosen = {d for d in part if f"{repository}@{d}" in self.keys}
         condemned = [c for d in chosen for c in self._condemned.get((repository, d), ())]
         decision = _settle(graph, chosen, {c.tag for c in condemned if c.tag is not None}, self._options)
-        before, after = self._going.get(name, frozenset()), frozenset(decision.going)
         # Without its index or its subject, a digest may have to stay, and then its tags go alone.
-        alone = sum(_may_go_alone(c, decision.refused.get(str(c.digest)), self._options) for c in condemned)
-        gone, back = after - before, before - after
-        self._tags += sum(len(graph.tags_of.get(d, ())) for d in gone) - sum(
-            len(graph.tags_of.get(d, ())) for d in back
-        )
-        self._tags += alone - self._alone.get(name, 0)
-        self._going[name], self._alone[name] = after, alone
-        return [(repository, d) for d in gone], [(repository, d) for d in back]
+        refused = decision.refused
+        alone = Counter(str(c.digest) for c in condemned if _may_go_alone(c, refused.get(str(c.digest)), self._options))
+        for d in part:
+            self._tags += alone[d] - self._alone.pop((repository, d), 0)
+            if alone[d]:
+                self._alone[repository, d] = alone[d]
+        return part, decision.going.keys()
 
 
 # -- one repository --------------------------------------------------------------------------

@@ -6,13 +6,11 @@ a file with a hash over the registry, the state read, and every row; what was ap
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -32,6 +30,7 @@ from regaudit.cleaner.rows import (
     Candidate,
     PlanOptions,
     PlanRow,
+    no_collector,
     parse_candidates,
     plain,
     read_back,
@@ -178,13 +177,14 @@ class Plan:
         if odd := sorted(chosen - selectable):
             raise UsageError(f"{clean(odd[0], 200)!r} is not a row that can be selected: use keys of candidate rows")
         kept = tuple(candidate for candidate in self.candidates if candidate.keys & chosen)
-        with _no_collector():
+        with no_collector():
             return _made(self._snapshot(), kept, self.options)
 
     def selection(self) -> Selection:
         """Return an empty `Selection` that follows a person's clicks."""
         decided = Decided(self.rows, self.refused, self.state, self.reclaimable_bytes, self.bounds)
-        return Selection(self._snapshot(), decided, self.candidates, self.options)
+        with no_collector():
+            return Selection(self._snapshot(), decided, self.candidates, self.options)
 
     def approve(self, by: str, reason: str = "", at: datetime | None = None, *, policy_hash: str = "") -> Plan:
         """Return the plan with an approval: who, when, why, and the hash of what was approved.
@@ -442,24 +442,8 @@ def plan(
                 f"{clean(pattern, 80)!r} is one text where several are expected: write [{clean(pattern, 80)!r}]"
             )
     options = PlanOptions(tuple(protect), tuple(include), allow_empty, untag)
-    with _no_collector():
+    with no_collector():
         return _made(snapshot, parse_candidates(snapshot, candidates), options)
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Pause the search for reference cycles, of which a plan has none.
-
-    Python begins it for every so many new objects and looks at all of them again: a fifth of the time
-    of a plan of 200,000 tags.
-    """
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if paused:
-            gc.enable()
 
 
 def _made(snapshot: Snapshot, candidates: tuple[Candidate, ...], options: PlanOptions) -> Plan:

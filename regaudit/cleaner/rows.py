@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import UnionType
@@ -82,6 +84,22 @@ def _types(kind: type[Any]) -> tuple[tuple[str, tuple[type, ...]], ...]:
 
 def _members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) is UnionType else (hint,)
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Pause the search for reference cycles, of which rows have none.
+
+    Python begins it for every so many new objects and looks at all of them again: a fifth of the time
+    of a plan of 200,000 tags, and more than half of that of grouping 100,000 rows.
+    """
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)

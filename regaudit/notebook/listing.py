@@ -7,11 +7,11 @@ for regular expressions (its time grows with the text and never faster), numpy f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ LONGEST_FILTER = 300
 # Nobody chains what goes along deeper, and deeper indents could not be told apart.
 _DEEPEST = 4
 
-_ROLES = ("child", "referrer", "list")
+_ROLES = {"child": 0, "referrer": 1, "list": 2}
 
 # What a person may look at, in the order of the table; the name of a row is always there.
 NAME = "tags"
@@ -92,8 +92,7 @@ class Look:
     columns: frozenset[str] = SHOWN_AT_FIRST
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A row that goes along with another one, and how deep below it."""
 
     row: PlanRow
@@ -274,30 +273,34 @@ def grouped(rows: Sequence[PlanRow]) -> tuple[list[PlanRow], dict[str, list[Memb
 
     A row that goes along with none of these rows is a group of its own: no row is ever left out.
     """
-    if all(row.because is None for row in rows):
-        return list(rows), {}
-    named = [(row.key, row) for row in rows]  # a key is put together each time
-    keys = {key for key, _ in named}
-    below: dict[str, list[PlanRow]] = {}
-    beneath = set()
-    for key, row in named:
-        if row.because in keys and row.because != key:
-            below.setdefault(str(row.because), []).append(row)
-            beneath.add(key)
-    along = {key: list(_members(key, below, 1)) for key in below if key not in beneath}
-    reached = {member.row.key for members in along.values() for member in members}
-    apart = beneath - reached  # a circle, in which each goes along with the next
-    first = [row for key, row in named if key not in beneath]
-    return first + [row for key, row in named if key in apart], along
+    named = [row.key for row in rows]  # a key is put together each time
+    keys = set(named)
+    first, tops, below = [], set(), dict[str, list[tuple[str, PlanRow]]]()
+    for key, row in zip(named, rows, strict=True):
+        if row.because is None or row.because not in keys:
+            first.append(row)
+            tops.add(key)
+        else:
+            below.setdefault(row.because, []).append((key, row))
+    along = {key: _members(key, below) for key in below if key in tops}
+    if sum(map(len, along.values())) + len(first) < len(rows):  # a circle, in which each goes along with the next
+        reached = tops.union(member.row.key for members in along.values() for member in members)
+        first += [row for key, row in zip(named, rows, strict=True) if key not in reached]
+    return first, along
 
 
-def _members(key: str, below: Mapping[str, list[PlanRow]], depth: int) -> Iterator[Member]:
+def _members(key: str, below: Mapping[str, list[tuple[str, PlanRow]]], depth: int = 1) -> list[Member]:
+    found = []
+    for name, row in sorted(below[key], key=_place_in_group):
+        found.append(Member(row, min(depth, _DEEPEST)))
+        if name in below:
+            found += _members(name, below, depth + 1)
+    return found
+
+
+def _place_in_group(named: tuple[str, PlanRow]) -> int:
     # An index's children before its signatures, as people count them; a list that is written again comes last.
-    for row in sorted(
-        below.get(key, ()), key=lambda row: _ROLES.index(row.role) if row.role in _ROLES else len(_ROLES)
-    ):
-        yield Member(row, min(depth, _DEEPEST))
-        yield from _members(row.key, below, depth + 1)
+    return _ROLES.get(named[1].role, len(_ROLES))
 
 
 def _names(row: PlanRow) -> list[str]:

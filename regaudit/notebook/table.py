@@ -5,14 +5,15 @@ It takes what the page asks for about looking, and gives the lines in view. Noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from regaudit.cleaner.plan import Plan
-from regaudit.cleaner.rows import PlanRow
+from regaudit.cleaner.rows import PlanRow, no_collector
 from regaudit.errors import RegauditError, UsageError
+from regaudit.inventory.snapshot import Snapshot
 from regaudit.notebook.listing import (
     COLUMNS,
     LONGEST_FILTER,
@@ -22,7 +23,6 @@ from regaudit.notebook.listing import (
     Filter,
     Listing,
     Look,
-    Member,
     grouped,
 )
 from regaudit.notebook.wording import FEW_ALONG, MOST_ALONG, TEXT_SENT, along_text, line_of
@@ -64,10 +64,12 @@ class Table:
 
     def open(self, plan: Plan) -> None:
         """Look at another plan, from its beginning."""
-        first, along = grouped(plan.rows)
+        with no_collector():
+            first, along = grouped(plan.rows)
         self._sections = {ROWS: Listing(first, along, self._now), REFUSED: Listing(plan.refused, {}, self._now)}
         self._places_of: dict[str, int] | None = None
-        self._parts = _parts_of(plan, along)
+        self._snapshot = plan.snapshot
+        self._parts_of: dict[str, dict[str, str]] = {}
         self._ordered: list[int] | None = None
         self._names_due = True
         self.look = replace(self.look, section=ROWS, filter=Filter(), page=0)
@@ -231,6 +233,14 @@ class Table:
         due, self._names_due = self._names_due, False
         return {"names": [clean(name, TEXT_SENT) for name in listing.repositories(_NAMES_SENT)]} if due else {}
 
+    def _part(self, row: PlanRow) -> str:
+        """Return as what an index lists a row that goes along with it. A repository is looked through when it is first in view."""
+        if row.role != "child" or self._snapshot is None:
+            return ""
+        if row.repository not in self._parts_of:
+            self._parts_of[row.repository] = _parts(self._snapshot, row.repository)
+        return self._parts_of[row.repository].get(str(row.digest), "")
+
     def _group(self, listing: Listing, row: PlanRow, personal: Personal) -> Iterator[dict[str, Any]]:
         """Yield the lines of a group: its first row, and under it what goes along, as much as a person opened."""
         members = listing.along.get(row.key, ())
@@ -246,7 +256,7 @@ class Table:
         }
         for place, member in enumerate(shown, start=1):
             yield {
-                **line_of(member.row, self._now, member.depth, self._parts.get(str(member.row.digest), "")),
+                **line_of(member.row, self._now, member.depth, self._part(member.row)),
                 "frees": human_bytes(member.row.freed_bytes),
                 "group": clean(row.key),
                 "more": len(members) - place if place == len(shown) else 0,
@@ -254,13 +264,10 @@ class Table:
             }
 
 
-def _parts_of(plan: Plan, along: Mapping[str, Sequence[Member]]) -> dict[str, str]:
-    """Return as what an index lists each digest that goes along: its platform, or that it is an attestation."""
-    if plan.snapshot is None or not along:
-        return {}
-    children = plan.snapshot.children
-    digests = {member.row.digest for members in along.values() for member in members if member.row.role == "child"}
-    listed = children.loc[children["digest"].isin(digests), ["digest", "platform", "role"]].astype("object")
+def _parts(snapshot: Snapshot, repository: str) -> dict[str, str]:
+    """Return as what an index of a repository lists each digest: its platform, or that it is an attestation."""
+    children = snapshot.children
+    listed = children.loc[children["repository"] == repository, ["digest", "platform", "role"]].astype("object")
     return {
         str(digest): "attestation" if role == "attestation" else str(platform)
         for digest, platform, role in listed.itertuples(index=False)
