@@ -248,12 +248,16 @@ class Life(RuleBasedStateMachine):
         TALLY.update(f"undo {word}" for word, count in undone.counts().items() for _ in range(count))
         self.journal.verify()
         words = {outcome.key: outcome for outcome in undone.outcomes}
-        for name, tags in before.items():  # never takes anything away, never moves a tag
-            assert tags.items() <= self.store.tags(name).items()
+        self.nothing_taken_away(before, undone)
+        vanished = {
+            o.key for o in self.cleaner.run(known["run"]).outcomes if (o.outcome, o.action) == ("lost", DELETE_TAG)
+        }
         for outcome in undone.outcomes:
             there = self.store.manifest(outcome.repository, str(outcome.digest))
             if outcome.action == PUT_INDEX and outcome.outcome in {"restored", "already_there"}:
                 self.lists_again(known["run"], outcome)
+            elif outcome.outcome == "already_there" and outcome.key in vanished:  # somebody has set the tag again
+                assert outcome.tags[0] in self.store.tags(outcome.repository), outcome
             elif outcome.outcome in {"restored", "already_there", "tag_moved"}:
                 assert there == self.bytes[outcome.digest], outcome
             elif outcome.outcome != "skipped":  # a kept tag that somebody took away together with its manifest
@@ -286,13 +290,30 @@ class Life(RuleBasedStateMachine):
         asked = {(r.repository, r.tags[0] if r.action == DELETE_TAG else r.digest) for r in made.rows}
         assert set(arrived) <= asked
 
+    def nothing_taken_away(self, before, undone):
+        """Undo moves no tag, but those of the lists of referrers that it has written again, and these lose nothing."""
+        lists = {
+            (outcome.repository, tag)
+            for outcome in undone.outcomes
+            if outcome.action == PUT_INDEX
+            for tag in outcome.tags
+        }
+        for name, tags in before.items():
+            after = self.store.tags(name)
+            for tag, digest in tags.items():
+                longer = (name, tag) in lists and self.listed(name, digest) <= self.listed(name, after[tag])
+                assert after.get(tag) == digest or longer, f"{name}:{tag}"
+
     def lists_again(self, run, outcome):
         """See that a list of referrers has back what it lost and is there, beside what others have listed since."""
         name, (tag,) = outcome.repository, outcome.tags
         removed = set(self.journal.last(run, outcome.key, "intent").data["removed"])
-        _, raw = self.store.manifest(name, self.store.tags(name)[tag])
-        listed = {entry["digest"] for entry in json.loads(raw)["manifests"]}
-        assert removed & set(self.store.digests(name)) <= listed, outcome
+        back = removed & set(self.store.digests(name))
+        assert back <= self.listed(name, self.store.tags(name)[tag]), outcome
+
+    def listed(self, name, digest):
+        held = self.store.manifest(name, digest)
+        return set() if held is None else {entry["digest"] for entry in json.loads(held[1]).get("manifests", ())}
 
     def truth(self, run, arrived, visible, *, fault):
         """Each outcome is what happened, and each thing that happened has an outcome."""
