@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import urllib.request
@@ -137,6 +138,10 @@ def filtered(page: Any, form: Any, text: str) -> None:
 
 def confirmed(form: Any) -> None:
     form.locator(".ra-review").click()
+    confirmed_again(form)
+
+
+def confirmed_again(form: Any) -> None:
     form.locator(".ra-typed").wait_for()
     form.locator(".ra-typed").fill(form.locator(".ra-confirm code").text_content())
     form.locator(".ra-why").fill("a test")
@@ -447,6 +452,50 @@ def test_widget_state_saved_with_a_notebook_is_small_and_holds_no_row(page, lab,
     assert len(saved) < 100_000, len(saved)
     assert "sha256:" not in saved
     assert "v007" not in saved
+
+
+DYING = """
+import os, pathlib, signal
+plan = plan.select([row.key for row in plan.rows if row.role == "candidate" and row.repository == "shop/checkout/worker"])
+cleaner, died = ra.Cleaner(registry, journal="dying.sqlite"), pathlib.Path("died")
+execute = cleaner.execute
+def dying(plan, *, progress, stop):
+    def then_die(outcome):
+        progress(outcome)
+        if len(form.outcomes) == 3:
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return execute(plan, progress=progress if died.exists() else then_die, stop=stop)
+cleaner.execute = dying
+form = ra.review(plan, cleaner)
+form
+"""
+
+
+def test_a_kernel_that_is_killed_in_the_middle_of_a_deletion_is_gone_on_with_by_its_journal(
+    page, lab, book, shown, artifacts, full_docker_registry
+):
+    host = full_docker_registry.host
+    source = AUDIT.format(host=host).partition("form =")[0] + DYING
+    form = shown(source)
+    form.locator(".ra-select-all").click()
+    page.wait_for_function(SELECTED)
+    confirmed(form)
+    wait_until((lab.folder / "died").exists, 60, "the kernel was not killed")
+    form.get_by_text("No answer from the kernel").wait_for()
+    form.screenshot(path=artifacts / "killed.png")
+    left = tags_at(host, "shop/checkout/worker")
+
+    book.open(lab)  # JupyterLab has started another kernel
+    form = book.form(source)
+    form.get_by_text("did not come to its end").wait_for()
+    assert tags_at(host, "shop/checkout/worker") == left, "running the cell deletes nothing"
+    form.screenshot(path=artifacts / "killed-again.png")
+    goes_on = form.locator(".ra-continue:visible")
+    (number,) = re.findall(r"the (\d+) rows that are left", goes_on.text_content())
+    goes_on.click()
+    confirmed_again(form)
+    form.get_by_text(f"Deletion: {number} deleted.").wait_for()
 
 
 def test_a_kernel_that_has_gone_is_noticed_at_once(page, shown):

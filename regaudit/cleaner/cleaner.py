@@ -30,6 +30,8 @@ from regaudit.text import clean
 class Cleaner:
     """Deletes what an approved plan says, and nothing else.
 
+    Where a registry keeps a manifest for its tags (Artifact Registry), these go first, one by one: they are in the plan.
+
     Parameters
     ----------
     registry : Registry

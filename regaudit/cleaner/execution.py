@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from regaudit.cleaner.capabilities import probe
 from regaudit.cleaner.garbage import ENABLE_DELETION
@@ -20,6 +21,7 @@ from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import (
     BUSY,
     GONE,
+    NO_TAG_DELETION,
     STOPS_REGISTRY,
     STOPS_REPOSITORY,
     Outcome,
@@ -29,6 +31,7 @@ from regaudit.cleaner.outcomes import (
     classify,
     classify_unread,
     ended,
+    keeps_for_its_tags,
     may_take_effect,
     new_run,
     record_outcome,
@@ -134,8 +137,12 @@ class Execution:
         self._stop = stop or threading.Event()
         self._run = new_run()
         self._rows: dict[str, list[PlanRow]] = {}
+        self._after: dict[str, list[PlanRow]] = {}
         for row in plan.rows:
             self._rows.setdefault(row.repository, []).append(row)
+            for key in row.needs:
+                self._after.setdefault(key, []).append(row)
+        self._kept: dict[str, AnyManifest] = {}
         self._asked: set[str] = set()
         self._gone: set[str] = set()
         self._untags = True
@@ -251,6 +258,7 @@ class Execution:
             if self._stop.is_set():
                 return True
             word = self._one(row, now)
+            self._kept.pop(row.key, None)
             if word in STOPS_REGISTRY:
                 return True
             if word in STOPS_REPOSITORY:
@@ -267,7 +275,7 @@ class Execution:
         except RegistryError as error:
             return self._conclude(row, *classify_unread(error))
         try:
-            manifest = self._registry.run(v2.get_manifest(self._session, row.repository, str(row.digest)))
+            manifest = self._read_again(row)
         except NotFound:
             return self._conclude(row, *self._absent(row))
         except RegistryError as error:
@@ -281,7 +289,7 @@ class Execution:
         if why := self._withheld.get(row.key):
             return "skipped", f"not_backed_up: {why}"
         if row.action == DELETE_TAG and not self._untags:
-            return "refused_by_registry", "the registry does not delete by tag"
+            return "refused_by_registry", NO_TAG_DELETION
         self._look(now, row)
         if reason := self._changed(row, now):
             return "skipped", reason
@@ -289,48 +297,122 @@ class Execution:
             return self._absent(row)
         return None
 
+    def _read_again(self, row: PlanRow) -> AnyManifest:
+        """Return the manifest of a row, if it is there; one that was read before what held it went is looked for alone."""
+        kept = self._kept.get(row.key)
+        if kept is None:
+            return self._registry.run(v2.get_manifest(self._session, row.repository, str(row.digest)))
+        if self._registry.run(tag_digest(self._session, row.repository, str(row.digest))) is None:
+            raise NotFound(f"{row.key} went together with what held it")
+        return kept
+
     def _absent(self, row: PlanRow) -> tuple[str, str]:
+        if row.key in self._kept:
+            return "deleted_unconfirmed", "the registry took it along with what it belonged to"
         if past := self._past.open(row.key):
             return "deleted_unconfirmed", f"run {past.run} had asked for it"
         return "already_absent", "it was not there any more"
 
     def _delete(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> str:
-        on_digest = sorted(tag for tag, digest in now.tags.items() if digest == row.digest)
-        config, note = self._config(row.repository, manifest)
-        self._journal.record_intent(
-            self._run,
-            row.key,
-            digest=str(row.digest),
-            media_type=manifest.media_type,
-            raw=manifest.raw,
-            config=config,
-            config_note=note,
-            repository=row.repository,
-            tags=[tag for tag in on_digest if tag in row.tags],
-            aliases=[tag for tag in on_digest if tag not in row.tags],
-            action=row.action,
-        )
+        self._keep_what_follows(row, now)
+        self._journal.record_intent(self._run, row.key, **self._saved(row, manifest, now))
         try:
             if newcomer := self._last_look(row, now):
                 return self._conclude(row, "skipped", newcomer)
         except RegistryError as error:
             return self._conclude(row, *classify_unread(error))
         self._asked.add(row.key)
+        reply, word, detail = self._ask(row)
+        if row.action == DELETE_TAG:
+            word, detail = self._check_untagged(row, word, detail)
+        elif self._untags and word not in GONE and keeps_for_its_tags(reply):
+            word, detail = self._ask_tags_first(row)
+        if word in GONE:
+            for tag in row.tags:
+                now.tags.pop(tag, None)
+        return self._conclude(row, word, detail)
+
+    def _ask(self, row: PlanRow, *, again: bool = False) -> tuple[Response | RegistryError, str, str]:
+        """Ask for a row to go; return what was answered, the outcome that a read afterwards shows, and a sentence."""
         statuses: list[int] = []
         try:
             reply: Response | RegistryError = self._registry.run(_noting(self._request(row), statuses))
         except RegistryError as error:
             reply = error
         alive = self._registry.run(_alive(self._session, row, patient=may_take_effect(reply)))
+        again = again or not BUSY.isdisjoint(statuses) or self._past.open(row.key) is not None
         tag_only = row.action == DELETE_TAG
-        again = not BUSY.isdisjoint(statuses) or self._past.open(row.key) is not None
-        word, detail = classify(reply, alive=alive, tag_only=tag_only, again=again, patience=_VISIBLE_AFTER)
-        if tag_only:
-            word, detail = self._check_untagged(row, word, detail)
-        if word in GONE:
-            for tag in row.tags:
-                now.tags.pop(tag, None)
-        return self._conclude(row, word, detail)
+        return reply, *classify(reply, alive=alive, tag_only=tag_only, again=again, patience=_VISIBLE_AFTER)
+
+    def _ask_tags_first(self, row: PlanRow) -> tuple[str, str]:
+        """Delete the tags of a row one by one, and then its manifest, where a registry keeps what has a tag.
+
+        All of them were reviewed and are to go with the manifest. Each is looked at once more: who moves a tag now
+        keeps it, and the manifest stays with what is left.
+        """
+        went: list[str] = []
+        for tag in row.tags:
+            alone = replace(row, tags=(tag,), action=DELETE_TAG)
+            try:
+                current = self._registry.run(tag_digest(self._session, row.repository, tag))
+            except RegistryError as error:
+                return self._left_over(went, *classify_unread(error))
+            if current is None:
+                continue
+            if current != row.digest:
+                return self._left_over(went, "skipped", f"tag_moved: {tag} is another digest now")
+            _, word, detail = self._ask(alone)
+            if word not in GONE:
+                return self._left_over(went, word, f"its tag {tag}: {detail}")
+            went.append(tag)
+        _, word, detail = self._ask(row, again=True)
+        return (word, detail) if word in GONE else self._left_over(went, word, detail)
+
+    @staticmethod
+    def _left_over(went: list[str], word: str, detail: str) -> tuple[str, str]:
+        """Return the outcome of a manifest that stays, although some of its tags went for it."""
+        if not went or word == "unknown":
+            return word, detail
+        named = f"{', '.join(went[:5])}{' …' if len(went) > 5 else ''}"
+        return "not_deleted", f"without its tags ({named}), which undo sets again: {detail}"
+
+    def _keep_what_follows(self, row: PlanRow, now: _Now) -> None:
+        """Save what the plan deletes after a row before that row goes.
+
+        There are registries that take the children along with their index, and signatures with their image (Harbor, zot):
+        later there would be nothing left to save. What cannot be read is said when its turn comes.
+        """
+        waiting, found = [row.key], dict[str, dict[str, Any]]()
+        while waiting:
+            for other in self._after.get(waiting.pop(), ()):
+                if other.key in self._kept or other.key in self._done or other.action != DELETE_MANIFEST:
+                    continue
+                try:
+                    digest = str(other.digest)
+                    manifest = self._registry.run(v2.get_manifest(self._session, other.repository, digest))
+                except RegistryError:
+                    continue
+                self._kept[other.key] = manifest
+                found[other.key] = self._saved(other, manifest, now)
+                waiting.append(other.key)
+        if found:
+            self._journal.record_kept(self._run, found.items())
+
+    def _saved(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> dict[str, Any]:
+        """Return what the journal needs to put a manifest back."""
+        on_digest = sorted(tag for tag, digest in now.tags.items() if digest == row.digest)
+        config, note = self._config(row.repository, manifest)
+        return {
+            "digest": str(row.digest),
+            "media_type": manifest.media_type,
+            "raw": manifest.raw,
+            "config": config,
+            "config_note": note,
+            "repository": row.repository,
+            "tags": [tag for tag in on_digest if tag in row.tags],
+            "aliases": [tag for tag in on_digest if tag not in row.tags],
+            "action": row.action,
+        }
 
     # -- lists of referrers -------------------------------------------------------------------
 
@@ -413,7 +495,7 @@ class Execution:
 
     def _check_untagged(self, row: PlanRow, word: str, detail: str) -> tuple[str, str]:
         """Look whether only the tag went: there are registries that delete its manifest with every other tag."""
-        self._untags = self._untags and word != "refused_by_registry"
+        self._untags = self._untags and detail != NO_TAG_DELETION
         if word not in GONE:
             return word, detail
         try:

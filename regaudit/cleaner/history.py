@@ -70,6 +70,9 @@ def history_of(journal: Journal, plan_hash: str) -> History:
 def _note(entry: Entry, rows: dict[str, Past]) -> None:
     if entry.event == "intent":
         rows[entry.key] = Past(entry.run, "unknown", open=True)
+    elif entry.event == "kept":
+        # What it belongs to was asked for next; a registry may have taken both.
+        rows.setdefault(entry.key, Past(entry.run, "unknown", open=True))
     elif entry.event == "outcome":
         word = str(entry.data["outcome"])
         before = rows.get(entry.key)

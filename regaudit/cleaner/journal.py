@@ -56,7 +56,8 @@ class Entry:
     Attributes
     ----------
     event : str
-        ``started`` (with the plan and its approval), ``probed`` (what the registry can do), ``intent``, ``outcome`` or ``finished``.
+        ``started`` (with the plan and its approval), ``probed`` (what the registry can do), ``kept`` (the bytes of what goes after
+        something else, before that goes), ``intent``, ``outcome`` or ``finished``.
     key : str
         The row of the plan, where the event is about one.
     """
@@ -200,12 +201,23 @@ class Journal:
         config : pair of str and bytes, optional
             The digest and the bytes of an image's config, kept once for all images that share it.
         """
-        kept = {"config": None if config is None else config[0]}
+        saved = {"digest": digest, "media_type": media_type, "raw": raw, "config": config, **data}
         with self._transaction():
-            self._connection.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)", (digest, media_type, raw))
-            if config is not None:
-                self._connection.execute("INSERT OR IGNORE INTO configs VALUES (?, ?)", config)
-            self._add(run, "intent", key, {"digest": digest, "media_type": media_type, **kept, **data})
+            self._save(run, "intent", key, saved)
+
+    def record_kept(self, run: str, entries: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Add the bytes of what may go together with something else, with the fields of an intent, for each key."""
+        with self._transaction():
+            for key, saved in entries:
+                self._save(run, "kept", key, saved)
+
+    def _save(self, run: str, event: str, key: str, saved: dict[str, Any]) -> None:
+        data = dict(saved)
+        manifest, config = (data["digest"], data["media_type"], data.pop("raw")), data.pop("config", None)
+        self._connection.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)", manifest)
+        if config is not None:
+            self._connection.execute("INSERT OR IGNORE INTO configs VALUES (?, ?)", config)
+        self._add(run, event, key, {**data, "config": None if config is None else config[0]})
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -226,6 +238,10 @@ class Journal:
             (run, key, event),
         )
         return _entry(rows[0]) if rows else None
+
+    def saved(self, run: str, key: str) -> Entry | None:
+        """Return where the bytes of a row of a run are: its intent, or what was kept of it before something else went."""
+        return self.last(run, key, "intent") or self.last(run, key, "kept")
 
     def manifest(self, digest: str) -> tuple[str, bytes] | None:
         """Return media type and bytes of a saved manifest."""
@@ -263,7 +279,7 @@ class Journal:
     # -- inside -------------------------------------------------------------------------------
 
     def _check_saved(self, entry: Entry) -> None:
-        if entry.event != "intent":
+        if entry.event not in {"intent", "kept"}:
             return
         config = entry.data.get("config")
         for digest, saved in ((entry.data["digest"], self.manifest), (config, self.config)):

@@ -20,7 +20,7 @@ import pandas as pd
 from regaudit.cleaner.garbage import ENABLE_DELETION, advice
 from regaudit.cleaner.journal import Entry, Journal
 from regaudit.cleaner.rows import DELETE_MANIFEST, PlanRow
-from regaudit.client.exchange import Response, error_of
+from regaudit.client.exchange import Response, error_of, registry_error
 from regaudit.errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -60,7 +60,8 @@ class Outcome:
     Attributes
     ----------
     outcome : str
-        Of a deletion: ``deleted``, ``deleted_unconfirmed`` (gone, though the reply did not say so),
+        Of a deletion: ``deleted``, ``deleted_unconfirmed`` (gone, though the reply did not say so, or the registry took
+        it along with what it belonged to),
         ``deleted_before`` (by an earlier run of the same plan, which this one goes on with; not asked for again),
         ``rewritten`` (a list of referrers, without what went) and ``not_rewritten``,
         ``already_absent``, ``not_deleted``, ``disabled``, ``denied``, ``refused_by_registry``,
@@ -166,8 +167,12 @@ class Run:
 # A registry that answers one of these may have carried the deletion out all the same.
 BUSY = frozenset({429, 503})
 _ACCEPTED = frozenset({200, 202, 204})
+NO_TAG_DELETION = "the registry does not delete by tag"
 # What registries say of a manifest that others need or that a rule holds (ECR, Artifact Registry, Quay, Harbor).
-_HELD = ("referenced", "immutable", "dangling_tag")
+_HELD = ("referenced", "immutable", "dangling")
+_LOCKED = ("immutable", "locked", "disallowed")
+# A registry that keeps what has a tag, whoever reviewed the tag (Artifact Registry and Google's older one say so with 400).
+_TAGGED = ("dangling_tag", "referenced by tag", "referenced by one or more tags")
 
 
 def may_take_effect(reply: Response | RegistryError) -> bool:
@@ -211,13 +216,15 @@ def _classify_alive(reply: Response, code: str | None, *, tag_only: bool, patien
     status = reply.status
     if status in _ACCEPTED:
         return "not_deleted", f"accepted ({status}), and still there after {patience:.0f} s"
+    if _holds(reply, code):
+        return "refused_by_registry", f"the registry keeps it ({_words(reply)}): {_what_holds(reply)}"
     if status == 405 or code == "UNSUPPORTED" or (tag_only and status == 400):
-        word = "refused_by_registry" if tag_only else "disabled"
-        return word, "the registry does not delete by tag" if tag_only else ENABLE_DELETION
+        return ("refused_by_registry", NO_TAG_DELETION) if tag_only else ("disabled", ENABLE_DELETION)
     if status in {401, 403}:
-        return "denied", "the credentials do not allow deletion"
-    if status in {409, 412, 423} or any(word in _text(reply) for word in _HELD):
-        return "refused_by_registry", f"it is referenced or locked: {_said(reply)}"
+        return "denied", (
+            f"the credentials do not allow deletion ({_words(reply)}): log in as somebody who may delete. Docker Hub says this of "
+            "what has a tag or is part of another image too: delete the tag there first"
+        )
     if status in BUSY:
         return "rate_limited", "the registry asks for fewer requests: go on later with the same plan"
     return "not_deleted", f"still there; the answer was {_said(reply)}"
@@ -254,9 +261,43 @@ def _kept_out(error: RegistryError) -> str | None:
     return "rate_limited" if isinstance(error, RateLimited) else None
 
 
+def keeps_for_its_tags(reply: Response | RegistryError) -> bool:
+    """Return whether a registry refuses a digest for nothing but the tags on it."""
+    return isinstance(reply, Response) and reply.status >= 400 and any(word in _text(reply) for word in _TAGGED)
+
+
+def _holds(reply: Response, code: str | None) -> bool:
+    """Return whether a no is about this one manifest, and the next may go.
+
+    A 405 with a code of its own is: zot answers it (DENIED) to the child of an index, Azure's registry
+    (REGISTRY_DISALLOWED_OPERATION) to what is locked. Where deletion is switched off, the code is UNSUPPORTED, or there is none.
+    """
+    if reply.status in {409, 412, 423} or (reply.status == 405 and code not in {None, "UNSUPPORTED"}):
+        return True
+    return reply.status < 500 and any(word in _text(reply) for word in _HELD)
+
+
+def _what_holds(reply: Response) -> str:
+    """Return what to do about a refusal, as far as its words tell."""
+    text = _text(reply)
+    if any(word in text for word in _LOCKED):
+        return "unlock it there, and apply the same plan again"
+    if any(word in text for word in _TAGGED):
+        return "its tags must go first, and this registry deletes no tag alone: delete them there, and apply the same plan again"
+    return (
+        "an index or an artifact that is not in the plan needs it, perhaps one that no tag names: look for it in the "
+        "registry's own interface, delete that first, and apply the same plan again"
+    )
+
+
+def _words(reply: Response) -> str:
+    """Return what a registry says, in its own words."""
+    code, message = registry_error(reply)
+    return clean(" ".join(filter(None, (str(reply.status), code, message))), 160)
+
+
 def _text(reply: Response) -> str:
-    error = error_of(reply, "")
-    return f"{error.code} {error}".lower()
+    return _words(reply).lower()
 
 
 def _code(reply: Response) -> str | None:

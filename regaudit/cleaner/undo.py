@@ -166,7 +166,7 @@ class Restoration:
 
     def _intent(self, key: str) -> Entry | None:
         """Return where the bytes of a row were saved: in this run, or in an earlier one that never learned the outcome."""
-        return next((entry for run in reversed(self._runs) if (entry := self._journal.last(run, key, "intent"))), None)
+        return next((entry for run in reversed(self._runs) if (entry := self._journal.saved(run, key))), None)
 
     # -- putting it back ----------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class Restoration:
     def _restore_of_others(self, repository: str, digest: str) -> None:
         """Put back, by its digest alone, what another run has deleted and an index of this one needs."""
         key = f"{repository}@{digest}"
-        intents = [e for run in self._journal.runs() if (e := self._journal.last(run.run, key, "intent"))]
+        intents = [e for run in self._journal.runs() if (e := self._journal.saved(run.run, key))]
         if not intents:
             return  # it was not there when the index was deleted: a sparse index is a valid one
         document = self._document(digest, str(intents[-1].data["media_type"]))

@@ -548,7 +548,7 @@ def error_of(response: Response, what: str, *, shown: str = "nothing") -> Refuse
         What the registry had seen of us, which decides what a 401 means: ``nothing``, ``credentials``
         that it does not accept, or the ``rights`` that a token server gave to accepted credentials.
     """
-    code, message = _registry_error(response)
+    code, message = registry_error(response)
     said = f" ({message})" if message else ""
     options: dict[str, Any] = {"url": safe_url(response.url), "status": response.status, "code": code}
     status = response.status
@@ -656,7 +656,7 @@ def _redirected(request: Request, response: Response) -> Request:
     return replace(elsewhere, url=target, public_only=request.public_only or not is_private(response.peer))
 
 
-def _registry_error(response: Response) -> tuple[str | None, str]:
+def registry_error(response: Response) -> tuple[str | None, str]:
     """Return the code and the message in an error body (distribution spec, "Error Codes")."""
     try:
         document = json.loads(response.body[:ERROR_CAP])
