@@ -11,6 +11,8 @@ import contextlib
 import ipaddress
 import itertools
 import logging
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
 import signal
@@ -18,7 +20,7 @@ import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from docker_registry import PROGRAM, DockerRegistry, push
@@ -40,10 +42,19 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+# The proofs of docs/proofs.md at their full size.
+_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
 _PERSONAL = ("DOCKER_", "XDG_", "REGAUDIT_", "REGISTRY_")
 _PROXIES = frozenset({"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"})
 _COUNTER = itertools.count(1)
+
+T = TypeVar("T")
+
+
+def cases(few: T, many: T) -> T:
+    """Return how many cases a proof takes: few in every run, many where ``HYPOTHESIS_PROFILE=long``."""
+    return many if _LONG else few
 
 
 def need(program: str, reason: str) -> str:
@@ -170,6 +181,15 @@ def _is_number(host: str) -> bool:
 def every_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let progress be told after every result, not ten times a second."""
     monkeypatch.setattr("regaudit.inventory.progress.SECONDS_BETWEEN_CALLS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Any]:
+    """Give a maker of processes that have imported everything: one is made in a hundredth of a second."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["regaudit.cleaner.cleaner"])
+    yield context
+    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 # -- drivers ---------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import itertools
 import os
 import resource
+import signal
 
 from regaudit.analysis.report import report
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
+from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.plan import Plan
 from regaudit.client.registry import Registry
 from regaudit.errors import JournalError
@@ -20,6 +22,47 @@ def apply(host, plan_file, journal, begun):
         loaded = Plan.load(plan_file)
         begun.set()
         cleaner.execute(loaded)
+
+
+def apply_and_die(host, plan_file, journal, point, count):
+    """Apply a plan and kill this process with SIGKILL at a named point, after it was passed so many times."""
+    place, name, late, only = POINTS[point]
+    original, left = getattr(place, name), itertools.count(count, -1)
+
+    def dying(*args, **kwargs):
+        now = only(*args) and next(left) == 0
+        if now and not late:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(place, name, dying)
+    with Registry(host) as registry, Cleaner(registry, journal=journal) as cleaner:
+        cleaner.execute(Plan.load(plan_file))
+
+
+def _always(*_):
+    return True
+
+
+def _records(event):
+    return lambda journal, run, recorded, *_: recorded == event
+
+
+# What is called there, whether it still does its work, and which of its calls are meant.
+POINTS = {
+    "the list was not read": (execution.Execution, "_look", False, _always),
+    "before the intent": (Journal, "record_intent", False, _always),
+    "in the middle of recording the intent": (Journal, "_add", True, _records("intent")),
+    "between intent and request": (execution.Execution, "_request", False, _always),
+    "between request and outcome": (execution, "_alive", False, _always),
+    "in the middle of recording the outcome": (Journal, "_add", True, _records("outcome")),
+    "between outcomes": (execution, "record_outcome", True, _always),
+    "while checking what stays": (execution.Execution, "_check_kept", False, _always),
+    "before the end": (Journal, "record", True, _records("finished")),
+}
 
 
 def undo(host, run, journal, begun):

@@ -8,11 +8,10 @@ its own and in the plainest way, which bytes a garbage collector must keep: the 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from regaudit.client import write
 from regaudit.client.registry import Registry
@@ -27,7 +26,6 @@ from regaudit.manifest import (
 )
 from regaudit.reference import Digest, attached_tag
 
-T = TypeVar("T")
 Json = dict[str, Any]
 Manifests = Iterable[tuple[str, str]]
 
@@ -41,11 +39,6 @@ _TYPES = {
     "docker": (DOCKER_MANIFEST, DOCKER_LIST, DOCKER_CONFIG, _DOCKER_LAYER),
 }
 _SUFFIXES = ("sig", "att", "sbom")
-
-
-def cases(few: T, many: T) -> T:
-    """Return how many cases a proof takes: few in every run, many where ``HYPOTHESIS_PROFILE=long``."""
-    return many if os.environ.get("HYPOTHESIS_PROFILE") == "long" else few
 
 
 @dataclass(slots=True)

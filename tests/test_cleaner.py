@@ -404,6 +404,18 @@ def test_a_signature_that_was_renewed_after_the_review_keeps_its_subject(shop):
     assert set(run.counts()) == {"skipped"}
 
 
+def test_a_signature_that_somebody_gave_a_name_after_the_review_keeps_its_subject(shop):
+    old = image(shop.store, APP, "old", "old")
+    signature = image(shop.store, APP, "signature", subject=old, config_type=OCI_EMPTY)
+    made = shop.plan("old")
+    assert [row.digest for row in made.rows] == [old, signature]
+    shop.store.set_tag(APP, "mine", signature)
+    run = shop.execute(made)
+    assert set(run.counts()) == {"skipped"}
+    assert "now_referenced: mine" in run.outcomes[0].detail
+    assert set(shop.store.digests(APP)) >= {old, signature}
+
+
 def test_a_referrer_that_is_listed_and_gone_keeps_nothing(shop, monkeypatch):
     old = image(shop.store, APP, "old", "old")
     made = shop.plan("old")

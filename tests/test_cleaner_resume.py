@@ -3,12 +3,14 @@
 The runs that end early are killed for real (SIGKILL), at named points, on Debian's docker-registry.
 """
 
-import subprocess
-import sys
+import signal
 import threading
+from collections import Counter
 
 import pytest
+from conftest import cases
 from images import Pushed
+from killed import apply_and_die
 from test_cleaner import APP, content, family, image, opened, words
 
 from regaudit.cleaner import execution
@@ -18,65 +20,19 @@ from regaudit.cleaner.plan import plan
 from regaudit.client.registry import Registry
 from regaudit.inventory.collect import collect
 
-KILLED = """
-import os, signal, sys
-from regaudit.cleaner import execution
-from regaudit.cleaner.cleaner import Cleaner
-from regaudit.cleaner.journal import Journal
-from regaudit.cleaner.plan import Plan
-from regaudit.client.registry import Registry
-
-host, plan_file, journal, point, count = sys.argv[1:]
-left = [int(count)]
-
-def die_at(place, name, *, late=False, only=lambda *_: True):
-    original = getattr(place, name)
-    def dying(*args, **kwargs):
-        left[0] -= only(*args)
-        if left[0] < 0 and not late:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*args, **kwargs)
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    setattr(place, name, dying)
-
-is_intent = lambda journal, run, event, *_: event == "intent"
-is_outcome = lambda journal, run, event, *_: event == "outcome"
-points = {
-    "the list was not read": lambda: die_at(execution.Execution, "_look"),
-    "before the intent": lambda: die_at(Journal, "record_intent"),
-    "in the middle of recording the intent": lambda: die_at(Journal, "_add", late=True, only=is_intent),
-    "between intent and request": lambda: die_at(execution.Execution, "_request"),
-    "between request and outcome": lambda: die_at(execution, "_alive"),
-    "in the middle of recording the outcome": lambda: die_at(Journal, "_add", late=True, only=is_outcome),
-    "between outcomes": lambda: die_at(execution, "record_outcome", late=True),
-    "while checking what stays": lambda: die_at(execution.Execution, "_check_kept"),
-    "before the end": lambda: die_at(Journal, "record", late=True, only=lambda j, run, event, *_: event == "finished"),
+# How often each point of `killed.POINTS` is passed while the plan below is carried out: the process dies at any of them.
+PASSED = {
+    "the list was not read": 6,
+    "before the intent": 5,
+    "in the middle of recording the intent": 5,
+    "between intent and request": 5,
+    "between request and outcome": 5,
+    "in the middle of recording the outcome": 5,
+    "between outcomes": 5,
+    "while checking what stays": 1,
+    "before the end": 1,
 }
-points[point]()
-with Registry(host) as registry:
-    Cleaner(registry, journal=journal).execute(Plan.load(plan_file))
-"""
-POINTS = {
-    "the list was not read": 1,
-    "before the intent": 1,
-    "in the middle of recording the intent": 1,
-    "between intent and request": 1,
-    "between request and outcome": 1,
-    "in the middle of recording the outcome": 1,
-    "between outcomes": 1,
-    "while checking what stays": 0,
-    "before the end": 0,
-}
-
-
-def kill(host, made, journal, point, folder, count):
-    file = made.save(folder / "plan.json")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, host, str(file), str(journal), point, str(count)], check=False
-    )
-    assert killed.returncode == -9
+TALLY = Counter()
 
 
 @pytest.fixture
@@ -85,8 +41,11 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("point", POINTS)
-def test_after_a_kill_the_same_plan_goes_on_and_its_report_tells_of_both_runs(docker_registry, tmp_path, point):
+@pytest.mark.parametrize("time", range(1, cases(2, 51)))
+@pytest.mark.parametrize("point", PASSED)
+def test_after_a_kill_the_same_plan_goes_on_and_its_report_tells_of_both_runs(
+    docker_registry, processes, tmp_path, point, time
+):
     path = tmp_path / "journal.sqlite"
     with Registry(docker_registry.host) as door, Cleaner(door, journal=path) as cleaner:
         place = Pushed(door, APP)
@@ -97,7 +56,12 @@ def test_after_a_kill_the_same_plan_goes_on_and_its_report_tells_of_both_runs(do
         before = place.tags()
         made = plan(collect(door, progress=False), [f"{APP}:old", f"{APP}:old-alias"]).approve("Ada")
         assert len(made.rows) == 5
-        kill(docker_registry.host, made, path, point, tmp_path, POINTS[point])
+        plan_file = made.save(tmp_path / "plan.json")
+        arguments = (docker_registry.host, plan_file, path, point, time % PASSED[point])
+        process = processes.Process(target=apply_and_die, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         cleaner.journal.verify()
         first = cleaner.last_run(made)
         run = cleaner.execute(made)
@@ -111,6 +75,8 @@ def test_after_a_kill_the_same_plan_goes_on_and_its_report_tells_of_both_runs(do
         cleaner.journal.verify()
         assert cleaner.undo(run).ok  # the newest run knows all that the plan has done
         assert place.tags() == before
+    TALLY[point] += 1
+    print(f"so far {dict(TALLY)}", flush=True)  # noqa: T201 -- for who asks with -s
 
 
 @pytest.fixture

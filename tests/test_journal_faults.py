@@ -4,7 +4,6 @@ The file is cut at every page, the disk is full after any number of pages (`RLIM
 (as a user without rights), the one who reports fails. Then it refuses with what to do, or goes on; never in between.
 """
 
-import multiprocessing
 import sqlite3
 
 import pytest
@@ -30,14 +29,6 @@ def shop(tmp_path):
         for name in ("a", "b", "c"):
             image(shop.store, APP, name, name)
         yield shop
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["regaudit.cleaner.cleaner"])
-    yield context
-    multiprocessing.forkserver._forkserver._stop()
 
 
 def asked_for(shop):

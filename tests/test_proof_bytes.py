@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from random import Random
 
 import pytest
+from conftest import cases
 from docker_registry import DockerRegistry
-from registries import Shelf, cases, made_up
+from registries import Shelf, made_up
 
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.plan import plan

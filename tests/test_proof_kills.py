@@ -5,14 +5,14 @@ the registry's disk is a row of the plan whose intent and bytes are in it. In th
 and undoing the newest run puts everything back.
 """
 
-import multiprocessing
 import time
 from collections import Counter
 from random import Random
 
 import pytest
+from conftest import cases
 from killed import apply, undo, write_for_ever
-from registries import cases, made_up
+from registries import made_up
 from test_proof_bytes import given_out, gone_by, held, pushed, random_plan, tags_of
 
 from regaudit.cleaner.cleaner import Cleaner
@@ -25,20 +25,12 @@ from regaudit.reference import Digest
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(7200)]
 
-SEEDS = range(cases(1, 40))
+SEEDS = range(cases(1, 110))
 # Of one plan; then it is left to end. With fewer, most die before they have done much.
 KILLS = cases(4, 8)
 # A process that begins anew reads all tags before it deletes: the moment falls anywhere in what a whole run takes.
 _SHARES = (0.2, 0.6, 1.0)
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Give a maker of processes that have imported everything: one is made in a hundredth of a second."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["regaudit.cleaner.cleaner"])
-    yield context
-    multiprocessing.forkserver._forkserver._stop()
+TALLY = Counter()
 
 
 def killed(processes, moment, target, *arguments):
@@ -102,7 +94,9 @@ def test_after_kills_at_random_moments_the_plan_is_carried_out_and_nothing_went_
                 seen["undoing"] += killed(processes, random.uniform(0, seconds), undo, server.host, last.id, journal)
             assert cleaner.undo(last).ok
         assert given_out(server, made) == (tags_of(made), held(made))
-    print(f"{len(approved.rows)} rows, {seen.total()} kills: {dict(seen)}")  # noqa: T201 -- for who asks with -s
+    TALLY.update(seen, rows=len(approved.rows), plans=1)
+    kills = TALLY.total() - TALLY["rows"] - TALLY["plans"]
+    print(f"so far {kills} kills: {dict(sorted(TALLY.items()))}", flush=True)  # noqa: T201 -- for who asks with -s
 
 
 def large_plan(door, random):

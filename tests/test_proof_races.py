@@ -10,7 +10,8 @@ import threading
 from random import Random
 
 import pytest
-from registries import Made, Shelf, cases
+from conftest import cases
+from registries import Made, Shelf
 
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner

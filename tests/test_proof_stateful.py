@@ -1,34 +1,39 @@
 """Whatever people, faults and crashes do, in any order: only reviewed things go, nothing kept breaks, the journal tells the truth.
 
-A Hypothesis state machine against the sandbox, whose store is the ground truth: it notes each deletion that arrives over the
-wire. ``HYPOTHESIS_PROFILE=long`` runs it for as long as a person likes to wait.
+A Hypothesis state machine against the sandbox and against docker-registry; `grounds` knows what is there, and notes each deletion that
+arrives over the wire. With ``HYPOTHESIS_PROFILE=long`` a thousand lives, and two hundred real ones.
 """
 
 import itertools
 import json
 import tempfile
 from collections import Counter
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import cases
+from grounds import on_docker_registry, on_sandbox
 from hypothesis import HealthCheck, Phase, event, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from registries import cases
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.plan import plan
 from regaudit.cleaner.rows import DELETE_TAG, PUT_INDEX
-from regaudit.client.registry import Registry
 from regaudit.errors import PlanError
 from regaudit.inventory.collect import collect
 from regaudit.manifest import OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from regaudit.reference import Digest, attached_tag
-from regaudit.sandbox.server import Sandbox
 
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 MAY_BE_GONE = frozenset({"deleted", "deleted_unconfirmed", "unknown", "not_deleted", "lost"})
@@ -39,84 +44,6 @@ TALLY = Counter()
 
 class Crash(BaseException):
     """The process dies here, as far as the cleaner can tell."""
-
-
-@dataclass(slots=True)
-class Wire:
-    """What arrives at the registry: each deletion, with what it took; and what happens just then."""
-
-    store: object
-    arrived: list = field(default_factory=list)  # (repository, reference)
-    before: object = None
-    late: bool = False
-    waiting: list = field(default_factory=list)
-    held: list = field(default_factory=list)  # (repository, digest, tag, where it points, way): who needed what went
-    _remove: object = None
-
-    def install(self, sandbox):
-        self._remove = sandbox.store.delete_manifest
-        sandbox.store.delete_manifest = self.delete
-
-    def delete(self, repository, reference):
-        if self.before is not None:
-            self.before(repository, reference)
-        self.held += [(repository, reference, *holder) for holder in self.holders(repository, reference)]
-        try:
-            if self.late:
-                self.store.find_manifest(repository, reference)
-                self.waiting.append((repository, reference))
-                self.arrived.append((repository, reference))
-                return [reference]
-            gone = self._remove(repository, reference)
-        finally:
-            TALLY["deletions that arrived"] += 1
-        self.arrived.append((repository, reference))
-        return gone
-
-    def holders(self, repository, reference):
-        """Return every tag that leads to a digest now, where it points, and the way: itself, an index, or a subject."""
-        if ":" not in reference or reference not in self.store.digests(repository):
-            return []
-        tags = self.store.tags(repository)
-        led = {tag: dict(self.closure(repository, digest)) for tag, digest in tags.items()}
-        return [(tag, tags[tag], below[reference]) for tag, below in led.items() if reference in below]
-
-    def closure(self, repository, digest, way="itself", depth=0):
-        """Yield what a manifest needs, with the way to it; where there are several, by an index comes last."""
-        held = self.store.manifest(repository, digest)
-        if held is None or depth > 9:
-            return
-        fields = json.loads(held[1])
-        if "subject" in fields:
-            yield from self.closure(repository, fields["subject"]["digest"], "subject", depth + 1)
-        for entry in fields.get("manifests", ()):
-            yield from self.closure(repository, entry["digest"], "index", depth + 1)
-        yield digest, way
-
-    def settle(self):
-        """Carry out what was accepted and had not shown yet."""
-        while self.waiting:
-            with suppress(Exception):
-                self._remove(*self.waiting.pop())
-
-    def theirs(self, repository, reference):
-        """Delete as somebody else does."""
-        with suppress(Exception):
-            self._remove(repository, reference)
-
-
-class Shared:
-    """One sandbox for all examples, each in repositories of its own."""
-
-    sandbox = door = wire = None
-
-    @classmethod
-    @contextmanager
-    def opened(cls):
-        with Sandbox() as cls.sandbox, Registry(cls.sandbox.host, tries=1, busy_tries=2) as cls.door:
-            cls.wire = Wire(cls.sandbox.store)
-            cls.wire.install(cls.sandbox)
-            yield
 
 
 FAULTS = st.sampled_from(
@@ -149,7 +76,7 @@ MEDDLING = st.lists(st.tuples(DEEDS, FEW, FEW), max_size=3)
 WEATHER = {
     "fault": FAULTS,
     "times": st.integers(1, 3),
-    "skip": st.integers(0, 3),
+    "skip": st.integers(0, 5),  # the probe takes two deletions
     "crash": CRASHES,
     "meddling": MEDDLING,
     "race": st.sampled_from([None, None, None, "retag", "new tag", "index"]),
@@ -159,12 +86,23 @@ WEATHER = {
 class Life(RuleBasedStateMachine):
     """A registry's life, with a cleaner in it."""
 
+    ground = None  # where all of them live, each in repositories of its own
+    whole = 0  # of how many steps a whole life is
+
+    def __init__(self):
+        super().__init__()
+        self.steps = -1  # to begin is none
+
+    @invariant()
+    def a_step_more(self):
+        self.steps += 1
+
     @initialize()
     def begin(self):
         number = next(NUMBER)
         self.names = [f"life{number}/app", f"life{number}/web"]
         self.pattern = f"life{number}/*"
-        self.store, self.wire, self.door = Shared.sandbox.store, Shared.wire, Shared.door
+        self.store, self.wire, self.door = self.ground.store, self.ground.wire, self.ground.door
         self.folder = tempfile.TemporaryDirectory()
         self.journal = Journal(Path(self.folder.name) / "journal.sqlite")
         self.cleaner = Cleaner(self.door, journal=self.journal)
@@ -175,15 +113,21 @@ class Life(RuleBasedStateMachine):
         for name in self.names:
             for _ in range(2):
                 self.image(name, self.new_tag())
-        TALLY["examples"] += 1
+        self.ground.requests.clear()
 
     def teardown(self):
         if not hasattr(self, "journal"):
             return
         self.journal.close()
         self.folder.cleanup()
+        self.wire.settle()
         for name in self.names:
             self.store.drop_repository(name)
+        TALLY["lives"] += 1
+        TALLY["lives of all steps"] += self.steps == self.whole
+        TALLY["steps"] += self.steps
+        if TALLY["lives"] % 50 == 0:
+            say(f"so far {dict(TALLY)}")
 
     # -- what people do -------------------------------------------------------------------
 
@@ -207,7 +151,7 @@ class Life(RuleBasedStateMachine):
         elif what == "retag" and tag:
             self.store.set_tag(name, tag, digest)
         elif what == "copy":
-            self.put(next(n for n in self.names if n != name), *self.store.manifest(name, digest), self.new_tag())
+            self.copy(name, digest, next(n for n in self.names if n != name))
         elif what == "delete":
             self.wire.theirs(name, digest)
         elif what == "untag" and tag:
@@ -232,11 +176,7 @@ class Life(RuleBasedStateMachine):
         part=st.booleans(),
     )
     def make_plan(self, bits, protect, untag, empty, include, part):
-        snapshot = (
-            collect(self.door, self.pattern, progress=False, cache=None)
-            if CACHED
-            else collect(self.door, self.pattern, progress=False)
-        )
+        snapshot = collect(self.door, self.pattern, progress=False, cache=None)
         named = [(n, t) for n in self.names for t in sorted(self.store.tags(n))]
         chosen = [f"{n}:{t}" for number, (n, t) in enumerate(named) if bits >> (number % 12) & 1]
         digests = [self.store.tags(n)[t] for n, t in named[:1]] if include else []
@@ -288,6 +228,7 @@ class Life(RuleBasedStateMachine):
         (name,) = {entry.run for entry in self.journal.runs()} - seen_runs or {None}
         event(f"fault {fault if isinstance(fault, str) else bool(fault)}, crash {bool(crash)}, race {race}")
         TALLY["executions"] += 1
+        TALLY["deletions that arrived"] += len(arrived)
         self.only_the_plan(made, arrived)
         if name is not None:
             run = self.cleaner.run(name)
@@ -307,11 +248,17 @@ class Life(RuleBasedStateMachine):
         TALLY.update(f"undo {word}" for word, count in undone.counts().items() for _ in range(count))
         self.journal.verify()
         words = {outcome.key: outcome for outcome in undone.outcomes}
-        for name, tags in before.items():  # never takes anything away, never moves a tag
-            assert tags.items() <= self.store.tags(name).items()
+        self.nothing_taken_away(before, undone)
+        vanished = {
+            o.key for o in self.cleaner.run(known["run"]).outcomes if (o.outcome, o.action) == ("lost", DELETE_TAG)
+        }
         for outcome in undone.outcomes:
             there = self.store.manifest(outcome.repository, str(outcome.digest))
-            if outcome.outcome in {"restored", "already_there", "tag_moved"}:
+            if outcome.action == PUT_INDEX and outcome.outcome in {"restored", "already_there"}:
+                self.lists_again(known["run"], outcome)
+            elif outcome.outcome == "already_there" and outcome.key in vanished:  # somebody has set the tag again
+                assert outcome.tags[0] in self.store.tags(outcome.repository), outcome
+            elif outcome.outcome in {"restored", "already_there", "tag_moved"}:
                 assert there == self.bytes[outcome.digest], outcome
             elif outcome.outcome != "skipped":  # a kept tag that somebody took away together with its manifest
                 assert known["collected"] or self.collected, outcome
@@ -319,7 +266,7 @@ class Life(RuleBasedStateMachine):
             key = f"{name}@{reference}" if ":" in reference else f"{name}:{reference}"
             assert key in words, f"{key} was taken by this run, and undo says nothing of it"
         for outcome in undone.outcomes:
-            if outcome.outcome in {"restored", "already_there"}:
+            if outcome.outcome in {"restored", "already_there"} and outcome.action != PUT_INDEX:
                 intent = self.journal.last(known["run"], outcome.key, "intent")
                 tags = self.store.tags(outcome.repository)
                 for tag in intent.data["tags"] if intent else ():
@@ -329,12 +276,12 @@ class Life(RuleBasedStateMachine):
     @rule(which=FEW)
     def a_plan_without_approval_does_nothing(self, which):
         made = self.plans[which % len(self.plans)]
-        Shared.sandbox.requests.clear()
+        self.ground.requests.clear()
         with pytest.raises(PlanError):
             self.cleaner.execute(
                 type(made)(**{n: getattr(made, n) for n in made.__dataclass_fields__} | {"approval": None})
             )
-        assert not Shared.sandbox.requests
+        assert not self.ground.requests
 
     # -- what must hold -------------------------------------------------------------------
 
@@ -342,6 +289,31 @@ class Life(RuleBasedStateMachine):
         """Nothing that was not in the approved plan was ever asked for."""
         asked = {(r.repository, r.tags[0] if r.action == DELETE_TAG else r.digest) for r in made.rows}
         assert set(arrived) <= asked
+
+    def nothing_taken_away(self, before, undone):
+        """Undo moves no tag, but those of the lists of referrers that it has written again, and these lose nothing."""
+        lists = {
+            (outcome.repository, tag)
+            for outcome in undone.outcomes
+            if outcome.action == PUT_INDEX
+            for tag in outcome.tags
+        }
+        for name, tags in before.items():
+            after = self.store.tags(name)
+            for tag, digest in tags.items():
+                longer = (name, tag) in lists and self.listed(name, digest) <= self.listed(name, after[tag])
+                assert after.get(tag) == digest or longer, f"{name}:{tag}"
+
+    def lists_again(self, run, outcome):
+        """See that a list of referrers has back what it lost and is there, beside what others have listed since."""
+        name, (tag,) = outcome.repository, outcome.tags
+        removed = set(self.journal.last(run, outcome.key, "intent").data["removed"])
+        back = removed & set(self.store.digests(name))
+        assert back <= self.listed(name, self.store.tags(name)[tag]), outcome
+
+    def listed(self, name, digest):
+        held = self.store.manifest(name, digest)
+        return set() if held is None else {entry["digest"] for entry in json.loads(held[1]).get("manifests", ())}
 
     def truth(self, run, arrived, visible, *, fault):
         """Each outcome is what happened, and each thing that happened has an outcome."""
@@ -392,21 +364,21 @@ class Life(RuleBasedStateMachine):
         if fault == "late":
             self.wire.late = True
         elif fault is not None:
-            Shared.sandbox.faults.add(**fault, times=times, skip=skip)
+            self.ground.faults.add(**fault, times=times, skip=skip)
         try:
             yield
         finally:
             self.wire.late = False
-            Shared.sandbox.faults.clear()
+            self.ground.faults.clear()
 
     @contextmanager
     def racing(self, race):
         """Let somebody push between the last look and the deletion: what no client can see coming."""
 
         def just_before(repository, reference):
-            self.wire.before = None
             if ":" not in reference or reference not in self.store.digests(repository):
-                return
+                return  # the probe asks for what cannot be there
+            self.wire.before = None
             TALLY[f"raced: {race}"] += 1
             if race == "index":
                 tag = self.new_tag()
@@ -474,13 +446,17 @@ class Life(RuleBasedStateMachine):
 
     def put(self, name, media_type, raw, *tags):
         digest = self.store.put_manifest(name, str(Digest.of(raw)), media_type, raw)
+        for tag in tags if digest is not None else ():
+            self.store.set_tag(name, tag, digest)
+        return digest
+
+    def copy(self, name, digest, other):
+        media_type, raw = self.store.manifest(name, digest)
         fields = json.loads(raw)
         for blob in (fields.get("config"), *fields.get("layers", ())):
             if blob is not None:
-                self.store.mount_blob(name, blob["digest"], None)
-        for tag in tags:
-            self.store.set_tag(name, tag, digest)
-        return digest
+                self.store.mount_blob(other, blob["digest"], None)
+        self.put(other, media_type, raw, self.new_tag())
 
     def image(self, name, *tags, subject=None):
         number = next(self.count)
@@ -515,9 +491,6 @@ class Life(RuleBasedStateMachine):
             self.put(name, OCI_INDEX, dump(fields), attached_tag(Digest(subject)))
 
 
-CACHED = "cache" in collect.__kwdefaults__
-
-
 def dump(document):
     return json.dumps(document).encode()
 
@@ -526,19 +499,40 @@ def described(media_type, raw):
     return {"mediaType": media_type, "digest": str(Digest.of(raw)), "size": len(raw)}
 
 
-@pytest.mark.timeout(24 * 3600)
-def test_in_any_life_only_reviewed_things_go_nothing_kept_breaks_and_the_journal_tells_the_truth(monkeypatch, capsys):
+def lives(ground, monkeypatch, *, count, steps):
+    """Live so many lives on a ground, say what happened in them, and return it."""
     monkeypatch.setattr(execution, "_VISIBLE_AFTER", 0.0)
     monkeypatch.setattr(execution, "_LOOK_EVERY", (0.001,))
     monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
+    monkeypatch.setattr(Life, "ground", ground)
+    monkeypatch.setattr(Life, "whole", steps)
+    TALLY.clear()
     limits = settings(
-        max_examples=cases(45, 1000),
-        stateful_step_count=cases(30, 50),
+        max_examples=count,
+        stateful_step_count=steps + 1,  # to begin is one
         deadline=None,
         phases=[Phase.explicit, Phase.reuse, Phase.generate, *cases([], [Phase.shrink])],
         suppress_health_check=list(HealthCheck),
     )
-    TALLY.clear()
-    with Shared.opened():
+    try:
         run_state_machine_as_test(Life, settings=limits)
-    print("\n".join(f"{name}: {count}" for name, count in sorted(TALLY.items())))  # noqa: T201 -- for who asks with -s
+    finally:
+        say("\n".join(f"{name}: {count:,}" for name, count in sorted(TALLY.items())))
+
+
+def say(text):
+    print(text, flush=True)  # noqa: T201 -- for who asks with -s
+
+
+# Of a hundred lives some ten are cut short: Hypothesis tries what it cannot complete. They count as nothing.
+@pytest.mark.timeout(24 * 3600)
+def test_in_any_life_only_reviewed_things_go_nothing_kept_breaks_and_the_journal_tells_the_truth(monkeypatch):
+    with on_sandbox() as ground:
+        lives(ground, monkeypatch, count=cases(40, 1150), steps=cases(30, 50))
+
+
+@pytest.mark.real
+@pytest.mark.timeout(24 * 3600)
+def test_so_it_is_in_any_life_on_a_real_registry(docker_registry_program, monkeypatch, tmp_path):
+    with on_docker_registry(tmp_path) as ground:
+        lives(ground, monkeypatch, count=cases(4, 230), steps=cases(20, 50))

@@ -108,6 +108,13 @@ class _Now:
     def __post_init__(self) -> None:
         self.known = set(self.reviewed)
 
+    def holds_newly(self, digest: str) -> bool:
+        """Return whether a digest that was reviewed may hold more, once somebody has given it another name.
+
+        A list of referrers holds nothing by itself until then, and a signature may go along with its subject until then.
+        """
+        return digest in self.lists.values() or (digest in self.reviewed and digest not in self.followed)
+
 
 class Execution:
     """One execution of an approved plan, repository by repository, each row looked at before and after."""
@@ -550,8 +557,8 @@ class Execution:
             parts = split_attached_tag(tag)
             if parts is not None and state.get(tag) != digest:
                 now.referenced[parts[0]] = tag
-            if tag not in now.lists and state.get(tag) != digest and digest in now.lists.values():
-                self._follow(digest, tag, now)  # a list that holds nothing by itself, until somebody gives it a name
+            if tag not in now.lists and state.get(tag) != digest and now.holds_newly(digest):
+                self._follow(digest, tag, now)
             for needed in (digest, subject_of_tag(tag)):
                 if needed is not None and needed not in now.known:
                     self._follow(needed, tag, now)
