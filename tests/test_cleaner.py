@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 import pytest
 from hostile import Cut, Hostile, error, redirect, reply
 from hypothesis import HealthCheck, given, settings
@@ -612,6 +613,12 @@ def test_a_404_of_a_server_that_is_no_registry_any_more_is_not_taken_for_success
     assert only(front.shop.execute(front.shop.plan("a"))) == "unknown"
 
 
+def test_a_404_without_a_code_is_believed_where_the_registry_still_lists_tags(front):
+    front.on_delete = after(reply(202))
+    front.gets_after = lambda seen, forward: reply(404, b"<html>") if seen.path in front.deletes else forward(seen)
+    assert only(front.shop.execute(front.shop.plan("a"))) == "deleted"
+
+
 def test_a_deletion_that_a_proxy_sent_twice_can_be_undone(front):
     """It tells of the second time, which is a 404: nobody can know whose deletion the first was."""
     front.on_delete = lambda seen, forward: (forward(seen), forward(seen))[1]
@@ -636,6 +643,18 @@ def test_a_tag_that_cannot_be_read_again_keeps_its_repository(front):
     assert set(run.counts()) == {"denied"}
     assert run.stopped
     assert front.deletes == ["as if"]
+
+
+def test_where_the_last_look_fails_nothing_is_asked_although_the_intent_is_recorded(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b")
+    shop.sandbox.faults.add(path=f"/v2/{APP}/tags/list", skip=1, status=403)
+    run = shop.execute(made)
+    assert words(run) == {"a": "denied"}
+    assert [e.event for e in shop.journal.entries(run.id)] == ["started", "probed", "intent", "outcome", "finished"]
+    assert shop.deletes() == []
+    assert run.stopped
 
 
 # -- registries that refuse ------------------------------------------------------------------
@@ -717,6 +736,27 @@ def test_a_registry_that_deletes_the_manifest_with_its_tag_is_stopped_after_one_
     assert content(shop.store) == before
 
 
+def test_after_one_refusal_to_delete_by_tag_no_further_tag_is_asked_to_go(shop):
+    """The probe had found that it does so; a rule may hold for some repositories alone."""
+    image(shop.store, APP, "old", "1", "2", "latest")
+    made = shop.plan("1", "2", untag=True)
+    shop.sandbox.faults.add(method="DELETE", path=f"/v2/{APP}/manifests/1", status=405)
+    run = shop.execute(made)
+    assert run.counts() == {"refused_by_registry": 2}
+    assert shop.deletes() == [f"/v2/{APP}/manifests/1"]
+    assert set(shop.store.tags(APP)) == {"1", "2", "latest", "keep"}
+
+
+def test_whether_only_the_tag_went_is_unknown_where_its_manifest_cannot_be_read(shop):
+    digest = image(shop.store, APP, "old", "1", "latest")
+    made = shop.plan("1", untag=True)
+    shop.sandbox.faults.add(method="GET", path=f"/v2/{APP}/manifests/{digest}", skip=1, status=403)
+    run = shop.execute(made)
+    assert only(run) == "unknown"
+    assert "whether only the tag went" in run.outcomes[0].detail
+    assert "1" not in shop.store.tags(APP)
+
+
 def test_a_tag_that_is_gone_or_was_moved_is_not_asked_for(shop):
     image(shop.store, APP, "x", "gone", "moved", "stays")
     made = shop.plan("gone", "moved", untag=True)
@@ -782,6 +822,28 @@ def made_digest(run, tag):
     return next(outcome.digest for outcome in run.outcomes if outcome.tags == (tag,))
 
 
+@pytest.mark.parametrize(("newcomer", "says"), [("tag", "its manifest was being deleted"), ("index", "needs sha256:")])
+def test_what_comes_in_the_very_moment_of_a_deletion_and_needs_it_is_reported_as_lost(
+    shop, monkeypatch, newcomer, says
+):
+    old = image(shop.store, APP, "old", "old")
+    made, remove = shop.plan("old"), shop.store.delete_manifest
+
+    def at_once(repository, reference):
+        bundle = index(shop.store, APP, [old], name="bundle") if newcomer == "index" and reference == old else old
+        remove(repository, reference)
+        shop.store.set_tag(APP, "newcomer", bundle)
+
+    monkeypatch.setattr(shop.store, "delete_manifest", at_once)
+    run = shop.execute(made)
+    assert words(run) == {"old": "deleted", "newcomer": "lost"}
+    assert says in run.outcomes[1].detail
+    assert "undo puts" in run.outcomes[1].detail
+    assert not run.ok
+    shop.cleaner.undo(run)
+    assert old in shop.store.digests(APP)
+
+
 def test_kept_tags_are_looked_at_also_where_the_run_is_stopped(shop):
     for name in ("a", "b"):
         image(shop.store, APP, name, name)
@@ -795,6 +857,82 @@ def test_kept_tags_are_looked_at_also_where_the_run_is_stopped(shop):
     run = shop.execute(shop.plan("a", "b"), progress=break_and_stop, stop=stop)
     assert words(run) == {"a": "deleted", "keep": "lost"}
     assert run.stopped
+
+
+# -- lists of referrers ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def listing(tmp_path):
+    """Give a shop without the referrers interface, with a plan for one of two artifacts that a list names."""
+    with opened(tmp_path, referrers=False) as shop:
+        subject = image(shop.store, APP, "app", "1.0")
+        shop.sboms = [image(shop.store, APP, f"sbom-{n}", subject=subject, config_type=OCI_EMPTY) for n in range(2)]
+        shop.tag = attached_tag(Digest(subject))
+        shop.list = index(shop.store, APP, shop.sboms, shop.tag)
+        rows = pd.DataFrame({"repository": [APP], "digest": shop.sboms[:1]})
+        shop.made = plan(collect(shop.registry, progress=False), rows).approve("Ada")
+        yield shop
+
+
+def listed(shop):
+    return [entry["digest"] for entry in json.loads(shop.store.manifest(APP, shop.tag)[1])["manifests"]]
+
+
+def test_a_list_that_the_registry_does_not_take_is_said_and_written_by_the_next_run(listing):
+    fault = listing.sandbox.faults.add(method="PUT", path=f"/v2/{APP}/manifests/*", status=403)
+    run = listing.execute(listing.made)
+    assert words(run) == {listing.sboms[0]: "deleted", listing.tag: "not_rewritten"}
+    assert "apply the plan again: " in run.outcomes[1].detail
+    assert run.outcomes[1].digest == listing.list
+    assert listing.store.tags(APP)[listing.tag] == listing.list
+    listing.sandbox.faults.remove(fault)
+    assert listing.execute(listing.made).counts() == {"deleted_before": 1, "rewritten": 1}
+    assert listed(listing) == listing.sboms[1:]
+
+
+def test_a_list_that_cannot_be_read_after_it_was_written_is_unknown_and_the_next_run_finds_it_written(listing):
+    fault = listing.sandbox.faults.add(path=f"/v2/{APP}/manifests/{listing.tag}", method="HEAD", skip=1, status=403)
+    first = listing.execute(listing.made)
+    assert words(first) == {listing.sboms[0]: "deleted", listing.tag: "unknown"}
+    assert "could not be read" in first.outcomes[1].detail
+    assert listed(listing) == listing.sboms[1:]
+    listing.sandbox.faults.remove(fault)
+    second = listing.execute(listing.made)
+    assert second.counts() == {"deleted_before": 1, "rewritten": 1}
+    assert second.outcomes[1].detail == f"run {first.id} had asked for it"
+    assert not [path for method, path, _ in listing.sandbox.requests if method == "PUT"]
+    for run in (second, first):
+        listing.cleaner.undo(run)
+    assert listing.store.tags(APP)[listing.tag] == listing.list
+
+
+def removed(shop):
+    shop.store.delete_manifest(APP, shop.list)
+
+
+def made_an_image(shop):
+    image(shop.store, APP, "other", shop.tag)
+
+
+def shortened(shop):
+    index(shop.store, APP, shop.sboms[1:], shop.tag)
+
+
+@pytest.mark.parametrize(
+    ("somebody", "word", "says"),
+    [
+        (removed, "already_absent", "not there any more"),
+        (made_an_image, "skipped", "no list of referrers now"),
+        (shortened, "already_absent", "does not list them any more"),
+    ],
+)
+def test_a_list_that_somebody_changed_after_its_referrer_went_is_left_to_them(listing, somebody, word, says):
+    run = listing.execute(listing.made, progress=lambda o: o.outcome == "deleted" and somebody(listing))
+    assert words(run) == {listing.sboms[0]: "deleted", listing.tag: word}
+    assert says in run.outcomes[1].detail
+    assert run.ok
+    assert not [path for method, path, _ in listing.sandbox.requests if method == "PUT"]
 
 
 # -- whatever happens meanwhile --------------------------------------------------------------
