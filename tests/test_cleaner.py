@@ -324,6 +324,26 @@ def test_an_alias_that_arrives_between_two_rows_is_seen(shop):
     made = shop.plan("a", "b")
     run = shop.execute(made, progress=lambda _: shop.store.set_tag(APP, "precious", second))
     assert words(run) == {"a": "deleted", "b": "skipped"}
+    assert "new_alias: precious" in run.outcomes[1].detail
+
+
+def test_between_two_rows_only_their_own_tags_are_read_and_the_others_before_and_after_all(shop):
+    for name in ("a", "b", "c"):
+        image(shop.store, APP, name, name)
+    shop.execute(shop.plan("a", "b", "c"))
+    asked = [path.rpartition("/")[2] for method, path, _ in shop.sandbox.requests if method == "HEAD"]
+    assert asked.count("keep") == 2
+
+
+def test_a_tag_that_leads_nowhere_hides_no_newcomer_behind_it(shop):
+    child = image(shop.store, APP, "child")
+    index(shop.store, APP, [child], "old", name="old")
+    made = shop.plan("old")
+    index(shop.store, APP, [child], "newcomer", name="newcomer")
+    shop.store.set_tag(APP, "dangling", str(Digest.of(b"nothing")))
+    shop.store.delete_manifest(APP, "keep")  # three tags are read in their order
+    run = shop.execute(made)
+    assert {o.digest for o in run.outcomes if o.outcome == "skipped"} == {child}
 
 
 def test_a_tag_that_was_moved_survives_and_so_does_the_reviewed_digest(shop):
@@ -935,7 +955,9 @@ def test_a_list_that_the_registry_does_not_take_is_said_and_written_by_the_next_
     assert run.outcomes[1].digest == listing.list
     assert listing.store.tags(APP)[listing.tag] == listing.list
     listing.sandbox.faults.remove(fault)
-    assert listing.execute(listing.made).counts() == {"deleted_before": 1, "rewritten": 1}
+    again = listing.execute(listing.made)
+    assert again.counts() == {"deleted_before": 1, "rewritten": 1}
+    assert again.outcomes[1].digest == listing.list
     assert listed(listing) == listing.sboms[1:]
 
 
