@@ -1005,6 +1005,23 @@ def test_a_list_that_somebody_changed_after_its_referrer_went_is_left_to_them(li
     assert not [path for method, path, _ in listing.sandbox.requests if method == "PUT"]
 
 
+def test_undo_leaves_a_list_alone_that_is_something_else_by_now(listing):
+    run = listing.execute(listing.made)
+    made_an_image(listing)
+    theirs = listing.store.tags(APP)[listing.tag]
+    undone = listing.cleaner.undo(run)
+    assert words(undone) == {listing.sboms[0]: "restored", listing.tag: "tag_moved"}
+    assert undone.outcomes[1].detail == f"{listing.tag} was set to something else since, and stays so"
+    assert listing.store.tags(APP)[listing.tag] == theirs
+
+
+def test_undo_writes_a_list_anew_that_somebody_deleted_since(listing):
+    run = listing.execute(listing.made)
+    listing.store.delete_manifest(APP, listing.store.tags(APP)[listing.tag])
+    assert listing.cleaner.undo(run).counts() == {"restored": 2}
+    assert listing.store.tags(APP)[listing.tag] == listing.list
+
+
 # -- whatever happens meanwhile --------------------------------------------------------------
 
 
@@ -1275,6 +1292,19 @@ def test_undo_puts_back_nothing_that_the_run_did_not_delete(shop):
     run = shop.execute(made)
     assert words(shop.cleaner.undo(run.id)) == {"b": "restored"}
     assert "a" not in shop.store.tags(APP)
+
+
+def test_undo_says_of_what_the_journal_has_no_bytes_that_it_failed(shop):
+    image(shop.store, APP, "old", "old")
+    row = shop.plan("old").rows[0]
+    fields = {"repository": APP, "digest": row.digest, "tags": ["old"], "outcome": "deleted"}
+    shop.journal.record("odd", "started", kind="delete", registry=shop.registry.host, plan_hash="")
+    shop.journal.record("odd", "outcome", row.key, **fields)
+    shop.journal.record("odd", "finished", stopped=False)
+    undone = shop.cleaner.undo("odd")
+    assert undone.counts() == {"failed": 1}
+    assert "has no bytes for it" in undone.outcomes[0].detail
+    assert not undone.ok
 
 
 def test_undo_of_an_undo_an_unknown_run_and_another_registrys_run_is_refused(shop, tmp_path):

@@ -148,7 +148,11 @@ def test_a_child_that_another_run_deleted_comes_back_with_its_index(deleted):
     assert first.counts() == {"deleted": 1}
     second = deleted.cleaner.execute(deleted.plan(f"{APP}:late"))
     assert second.counts() == {"deleted": 1}
-    assert deleted.cleaner.undo(first).ok
+    undone = deleted.cleaner.undo(first)
+    assert [(o.digest, o.tags, o.outcome) for o in undone.outcomes] == [
+        (child, (), "restored"),
+        (top, ("late-index",), "restored"),
+    ]
     assert deleted.app.tags()["late-index"] == top
     assert deleted.there(child)
     assert "late" not in deleted.app.tags()
