@@ -259,7 +259,12 @@ def test_progress_hears_each_outcome_and_the_run_is_what_the_journal_says(shop):
     run = shop.execute(made, progress=heard.append)
     assert [o.key for o in heard] == [o.key for o in run.outcomes] == [row.key for row in made.rows]
     assert shop.cleaner.last_run(made) == run == shop.cleaner.run(run.id)
-    assert list(run.frame()["outcome"]) == ["deleted"] * 5
+    frame = run.frame()
+    assert list(frame) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]
+    assert list(frame["outcome"]) == ["deleted"] * 5
+    assert frame["tags"][0] == "old old-alias"
+    assert frame["at"].dtype == "datetime64[us, UTC]"
+    assert set(frame.drop(columns="at").dtypes) == {pd.StringDtype()}
     assert shop.journal.verify() == 3 + 2 * 5
 
 
@@ -1119,7 +1124,33 @@ def test_once_stop_is_set_no_further_deletion_is_begun(shop):
     assert words(run) == {"a": "deleted"}
     assert run.stopped
     assert not run.ok
-    assert shop.execute(made).counts() == {"deleted_before": 1, "deleted": 2}
+    assert str(run) == f"delete {run.id}: 1 deleted; stopped before the end"
+    last = shop.execute(made)
+    assert last.counts() == {"deleted_before": 1, "deleted": 2}
+    assert str(last) == f"delete {last.id} (goes on after {run.id}): 1 deleted_before, 2 deleted"
+
+
+def test_a_run_that_was_stopped_before_it_began_asks_nothing_and_says_so(shop):
+    image(shop.store, APP, "a", "a")
+    made, stop = shop.plan("a"), threading.Event()
+    stop.set()
+    run = shop.execute(made, stop=stop)
+    assert str(run) == f"delete {run.id}: nothing to do; stopped before the end"
+    assert not [method for method, *_ in shop.sandbox.requests if method == "DELETE"]
+
+
+def test_a_notebook_shows_each_row_of_a_run_with_what_to_do_next_and_runs_nothing_of_it(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    shop.store.delete_manifest(APP, made.rows[0].digest)
+    shown = shop.execute(made)
+    page = replace(shown, advice="<b>collect</b>")._repr_html_()
+    (outcome,) = shown.outcomes
+    for cell in ("repository", "tags", "outcome", "detail", APP, "old", outcome.outcome, outcome.detail):
+        assert f">{cell}</t" in page
+    assert f"<p>delete {shown.id}: " in page
+    assert "<p>&lt;b&gt;collect&lt;/b&gt;</p>" in page
+    assert "<p></p>" not in replace(shown, advice="")._repr_html_()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
