@@ -336,8 +336,35 @@ def test_between_two_rows_only_their_own_tags_are_read_and_the_others_before_and
     for name in ("a", "b", "c"):
         image(shop.store, APP, name, name)
     shop.execute(shop.plan("a", "b", "c"))
-    asked = [path.rpartition("/")[2] for method, path, _ in shop.sandbox.requests if method == "HEAD"]
-    assert asked.count("keep") == 2
+    asked = [method for method, path, _ in shop.sandbox.requests if path.endswith("/keep")]
+    assert asked == ["HEAD", "HEAD"]
+
+
+def read(shop, digests):
+    """Return how often manifests were read since the run began."""
+    got = [path.rpartition("/")[2] for method, path, _ in shop.sandbox.requests if method == "GET"]
+    return sum(got.count(digest) for digest in digests)
+
+
+def test_what_two_newcomers_share_is_read_once(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    shared = image(shop.store, APP, "shared")
+    pair = [index(shop.store, APP, [shared], name=name) for name in "xy"]
+    index(shop.store, APP, pair, "newcomer", name="outer")
+    assert shop.execute(made).ok
+    assert read(shop, [shared]) == 1
+
+
+def test_a_newcomer_that_nests_deeper_than_anybody_does_is_not_read_for_ever(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    chain = [image(shop.store, APP, "inmost")]
+    for depth in range(12):
+        chain.append(index(shop.store, APP, chain[-1:], name=f"depth {depth}"))
+    shop.store.set_tag(APP, "newcomer", chain[-1])
+    assert shop.execute(made).ok
+    assert read(shop, chain) == 1 + execution._DEEPEST
 
 
 def test_a_tag_that_leads_nowhere_hides_no_newcomer_behind_it(shop):
@@ -728,6 +755,21 @@ def test_where_the_last_look_fails_nothing_is_asked_although_the_intent_is_recor
     assert run.stopped
 
 
+def test_where_what_stays_cannot_be_read_afterwards_the_log_says_so_and_the_deletion_counts(shop, caplog):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    remove = shop.store.delete_manifest
+
+    def and_shut(repository, reference):
+        if reference == made.rows[0].digest:
+            shop.sandbox.faults.add(path=f"/v2/{APP}/tags/list", status=403)
+        return remove(repository, reference)
+
+    shop.store.delete_manifest = and_shut
+    assert words(shop.execute(made)) == {"old": "deleted"}
+    assert [m for m in caplog.messages if m.startswith(f"{APP} could not be read after the deletion: ")]
+
+
 # -- registries that refuse ------------------------------------------------------------------
 
 
@@ -895,7 +937,13 @@ def made_digest(run, tag):
     return next(outcome.digest for outcome in run.outcomes if outcome.tags == (tag,))
 
 
-@pytest.mark.parametrize(("newcomer", "says"), [("tag", "its manifest was being deleted"), ("index", "needs sha256:")])
+@pytest.mark.parametrize(
+    ("newcomer", "says"),
+    [
+        ("tag", "it was pushed while its manifest was being deleted: undo puts the manifest back"),
+        ("index", "it was pushed meanwhile and needs {}, which was deleted: undo puts it back"),
+    ],
+)
 def test_what_comes_in_the_very_moment_of_a_deletion_and_needs_it_is_reported_as_lost(
     shop, monkeypatch, newcomer, says
 ):
@@ -910,8 +958,7 @@ def test_what_comes_in_the_very_moment_of_a_deletion_and_needs_it_is_reported_as
     monkeypatch.setattr(shop.store, "delete_manifest", at_once)
     run = shop.execute(made)
     assert words(run) == {"old": "deleted", "newcomer": "lost"}
-    assert says in run.outcomes[1].detail
-    assert "undo puts" in run.outcomes[1].detail
+    assert run.outcomes[1].detail == says.format(old)
     assert not run.ok
     shop.cleaner.undo(run)
     assert old in shop.store.digests(APP)
