@@ -914,15 +914,20 @@ def test_undo_sets_a_kept_tag_that_vanished_meanwhile_where_it_was_seen_last(sho
 
 def test_undo_of_one_tag_alone_sets_the_one_that_vanished(shop):
     run = vanishing(shop, lambda: shop.store.delete_manifest(APP, "keep"))
-    assert words(shop.cleaner.undo(run, only=f"{APP}:keep")) == {"keep": "restored"}
+    undone = shop.cleaner.undo(run, only=f"{APP}:keep")
+    assert words(undone) == {"keep": "restored"}
     assert set(shop.store.tags(APP)) == {"keep"}
+    started = next(entry.data for entry in shop.journal.entries(undone.id))
+    assert (started["undoes"], started["only"]) == (run.id, [f"{APP}:keep"])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_undo_leaves_a_vanished_tag_where_somebody_has_set_it_since(shop, overwrite):
     run = vanishing(shop, lambda: shop.store.delete_manifest(APP, "keep"))
     newer = image(shop.store, APP, "newer", "keep")
-    assert words(shop.cleaner.undo(run, overwrite=overwrite)) == {"old": "restored", "keep": "already_there"}
+    undone = shop.cleaner.undo(run, overwrite=overwrite)
+    assert words(undone) == {"old": "restored", "keep": "already_there"}
+    assert undone.outcomes[1].detail == "it leads somewhere again, and stays so"
     assert shop.store.tags(APP)["keep"] == newer
 
 
@@ -960,7 +965,8 @@ def test_what_comes_in_the_very_moment_of_a_deletion_and_needs_it_is_reported_as
     assert words(run) == {"old": "deleted", "newcomer": "lost"}
     assert run.outcomes[1].detail == says.format(old)
     assert not run.ok
-    shop.cleaner.undo(run)
+    undone = words(shop.cleaner.undo(run))
+    assert undone == {"old": "restored"} | ({"newcomer": "already_there"} if newcomer == "index" else {})
     assert old in shop.store.digests(APP)
 
 
@@ -1370,6 +1376,17 @@ def test_undo_puts_back_nothing_that_the_run_did_not_delete(shop):
     run = shop.execute(made)
     assert words(shop.cleaner.undo(run.id)) == {"b": "restored"}
     assert "a" not in shop.store.tags(APP)
+
+
+def test_undo_does_not_touch_what_was_skipped(shop):
+    image(shop.store, APP, "a", "a")
+    image(shop.store, APP, "b", "b")
+    made = shop.plan("a", "b")
+    theirs = image(shop.store, APP, "newer", "a")
+    run = shop.execute(made)
+    assert words(run) == {"a": "skipped", "b": "deleted"}
+    assert words(shop.cleaner.undo(run, overwrite=True)) == {"b": "restored"}
+    assert shop.store.tags(APP)["a"] == theirs
 
 
 def test_undo_says_of_what_the_journal_has_no_bytes_that_it_failed(shop):

@@ -73,6 +73,7 @@ def test_one_tag_comes_back_with_its_children_and_its_signatures_but_without_its
     assert set(deleted.app.tags()) == whole - {"stable", "0.9"}
     assert not deleted.there(deleted.plain)
     assert not deleted.there(deleted.other, deleted.web)
+    assert [outcome.tags for outcome in run.outcomes if outcome.digest == deleted.top] == [("1.0",)]
     order = [outcome.digest for outcome in run.outcomes]
     assert max(map(order.index, deleted.children)) < order.index(deleted.top) < order.index(deleted.sbom)
 
