@@ -367,13 +367,14 @@ def test_a_newcomer_that_nests_deeper_than_anybody_does_is_not_read_for_ever(sho
     assert read(shop, chain) == 1 + execution._DEEPEST
 
 
-def test_a_tag_that_leads_nowhere_hides_no_newcomer_behind_it(shop):
+def test_tags_that_lead_nowhere_hide_no_newcomer_behind_them(shop, monkeypatch):
+    monkeypatch.setattr(execution, "_FEW", 100)  # tags are read in their order
     child = image(shop.store, APP, "child")
     index(shop.store, APP, [child], "old", name="old")
     made = shop.plan("old")
     index(shop.store, APP, [child], "newcomer", name="newcomer")
-    shop.store.set_tag(APP, "dangling", str(Digest.of(b"nothing")))
-    shop.store.delete_manifest(APP, "keep")  # three tags are read in their order
+    for number in range(6):
+        shop.store.set_tag(APP, f"dangling-{number}", str(Digest.of(b"nothing")))
     run = shop.execute(made)
     assert {o.digest for o in run.outcomes if o.outcome == "skipped"} == {child}
 
@@ -1006,17 +1007,18 @@ def listed(shop):
 
 
 def test_a_list_that_the_registry_does_not_take_is_said_and_written_by_the_next_run(listing):
+    longer = [*listing.sboms, image(listing.store, APP, "another")]
+    now = index(listing.store, APP, longer, listing.tag)  # since the review: the one that is found counts
     fault = listing.sandbox.faults.add(method="PUT", path=f"/v2/{APP}/manifests/*", status=403)
     run = listing.execute(listing.made)
     assert words(run) == {listing.sboms[0]: "deleted", listing.tag: "not_rewritten"}
     assert "apply the plan again: " in run.outcomes[1].detail
-    assert run.outcomes[1].digest == listing.list
-    assert listing.store.tags(APP)[listing.tag] == listing.list
+    assert run.outcomes[1].digest == listing.store.tags(APP)[listing.tag] == now
     listing.sandbox.faults.remove(fault)
     again = listing.execute(listing.made)
     assert again.counts() == {"deleted_before": 1, "rewritten": 1}
-    assert again.outcomes[1].digest == listing.list
-    assert listed(listing) == listing.sboms[1:]
+    assert again.outcomes[1].digest == now
+    assert listed(listing) == longer[1:]
 
 
 def test_a_list_that_cannot_be_read_after_it_was_written_is_unknown_and_the_next_run_finds_it_written(listing):
@@ -1356,6 +1358,40 @@ def test_after_garbage_collection_undo_says_what_is_gone_and_leaves_no_half_rest
     assert undone.counts() == {"blobs_gone": 5}
     assert not undone.ok
     assert content(shop.store) == after_deletion
+
+
+@pytest.mark.parametrize(("layers", "more"), [(2, ""), (5, " and 3 more")])
+def test_after_garbage_collection_three_of_the_blobs_that_are_gone_are_named_and_the_others_counted(shop, layers, more):
+    raw = [b"{}", *(f"layer {number}".encode() for number in range(layers))]
+    blobs = [{"mediaType": LAYER, "digest": shop.store.put_blob(APP, data), "size": len(data)} for data in raw]
+    fields = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": blobs[0], "layers": blobs[1:]}
+    put(shop.store, APP, OCI_MANIFEST, dump(fields), ["old"])
+    run = shop.execute(shop.plan("old"))
+    shop.store.collect_garbage()
+    (outcome,) = shop.cleaner.undo(run).outcomes
+    named = ", ".join(Digest(blob["digest"]).short for blob in blobs[:3])
+    assert outcome.detail == f"collected as garbage, {len(blobs)} of its {len(blobs)} blobs: {named}{more}"
+
+
+def test_an_index_that_the_registry_refuses_for_what_it_lists_is_said_to_be_gone(shop):
+    """It was sparse before, and the registry has become stricter since."""
+    child = image(shop.store, APP, "child")
+    top = index(shop.store, APP, [child], "old")
+    shop.store.drop_manifest(APP, child)
+    run = shop.execute(shop.plan("old"))
+    assert words(run) == {"old": "deleted"}
+    shop.sandbox.faults.add(method="PUT", path=f"/v2/{APP}/manifests/{top}", status=404, code="MANIFEST_BLOB_UNKNOWN")
+    (outcome,) = shop.cleaner.undo(run).outcomes
+    assert outcome.outcome == "blobs_gone"
+    assert "something that it needs was collected" in outcome.detail
+
+
+def test_what_was_stored_and_cannot_be_read_back_is_not_called_restored(front):
+    front.on_delete = lambda seen, forward: forward(seen)
+    front.gets_after = lambda seen, forward: reply(201) if seen.method == "PUT" else forward(seen)
+    undone = front.shop.cleaner.undo(front.shop.execute(front.shop.plan("a")))
+    assert only(undone) == "failed"
+    assert undone.outcomes[0].detail.endswith("was stored, and a read does not show it")
 
 
 def test_undo_leaves_a_tag_that_was_set_to_something_else_unless_told(shop):

@@ -103,7 +103,7 @@ def test_part_after_part_everything_is_back(deleted):
 
 @pytest.mark.parametrize("name", ["nosuch", f"{APP}:nosuch", f"{APP}:keep", "sha256:" + "0" * 64, f"{WEB}:1.0"])
 def test_a_name_that_the_run_did_not_delete_is_refused_and_nothing_is_sent(deleted, name):
-    with pytest.raises(UsageError, match="REPOSITORY:TAG"):
+    with pytest.raises(UsageError, match=f"REPOSITORY:TAG.*; it deleted .*{APP}:0.9"):
         deleted.undo(name)
     assert set(deleted.app.tags()) == {"keep"}
 
