@@ -258,6 +258,8 @@ def test_progress_hears_each_outcome_and_the_run_is_what_the_journal_says(shop):
     made, heard = shop.plan("old", "old-alias"), []
     run = shop.execute(made, progress=heard.append)
     assert [o.key for o in heard] == [o.key for o in run.outcomes] == [row.key for row in made.rows]
+    assert list(heard[0].to_dict()) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]
+    assert heard[0].to_dict()["tags"] == ["old", "old-alias"]
     assert shop.cleaner.last_run(made) == run == shop.cleaner.run(run.id)
     frame = run.frame()
     assert list(frame) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]
@@ -696,6 +698,22 @@ def test_what_cannot_be_read_afterwards_is_unknown_and_the_next_run_learns_it(fr
     assert len(front.deletes) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "word", "later"),
+    [
+        (reply(202), "not_deleted", "deleted_unconfirmed"),  # it may have taken its time
+        (error(403, "DENIED"), "denied", "already_absent"),
+        (error(409, "CONFLICT"), "refused_by_registry", "already_absent"),
+    ],
+)
+def test_what_is_gone_when_a_plan_is_applied_again_is_ours_unless_the_registry_had_said_no(front, answer, word, later):
+    front.on_delete = instead(answer)
+    made = front.shop.plan("a")
+    assert only(front.shop.execute(made)) == word
+    front.shop.store.delete_manifest(APP, made.rows[0].digest)
+    assert only(front.shop.execute(made)) == later
+
+
 def test_a_404_of_a_server_that_is_no_registry_any_more_is_not_taken_for_success(front):
     front.on_delete = instead(reply(202))
     front.gets_after = lambda seen, forward: reply(404, b"<html>where am I</html>")
@@ -1015,8 +1033,10 @@ def test_a_list_that_the_registry_does_not_take_is_said_and_written_by_the_next_
     assert "apply the plan again: " in run.outcomes[1].detail
     assert run.outcomes[1].digest == listing.store.tags(APP)[listing.tag] == now
     listing.sandbox.faults.remove(fault)
+    undone = listing.cleaner.undo(run)
+    assert [(o.outcome, o.detail) for o in undone.outcomes] == [("restored", ""), ("already_there", "")]
     again = listing.execute(listing.made)
-    assert again.counts() == {"deleted_before": 1, "rewritten": 1}
+    assert again.counts() == {"deleted": 1, "rewritten": 1}
     assert again.outcomes[1].digest == now
     assert listed(listing) == longer[1:]
 
@@ -1421,6 +1441,7 @@ def test_undo_does_not_touch_what_was_skipped(shop):
     theirs = image(shop.store, APP, "newer", "a")
     run = shop.execute(made)
     assert words(run) == {"a": "skipped", "b": "deleted"}
+    assert run.left == (made.rows[0].key,)
     assert words(shop.cleaner.undo(run, overwrite=True)) == {"b": "restored"}
     assert shop.store.tags(APP)["a"] == theirs
 

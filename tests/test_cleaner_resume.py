@@ -173,6 +173,25 @@ def test_what_is_open_is_looked_at_before_anything_else_is_asked(shop, monkeypat
     assert history_of(shop.journal, made.hash).settled(made.rows[0].key)
 
 
+def test_what_is_open_stays_so_over_a_run_that_did_not_ask(shop, monkeypatch):
+    old = image(shop.store, APP, "a", "a")
+    made = shop.plan("a")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution.Execution, "_request", interrupt)
+        first = shop.execute(made)
+    newer = image(shop.store, APP, "newer", "a")
+    assert words(shop.execute(made)) == {"a": "skipped"}
+    past = history_of(shop.journal, made.hash).open(made.rows[0].key)
+    assert (past.run, past.outcome) == (first.id, "skipped")
+    shop.store.drop_manifest(APP, old)
+    assert words(shop.execute(made)) == {"a": "deleted_unconfirmed"}
+    assert shop.store.tags(APP)["a"] == newer
+
+
 def test_what_somebody_pushed_again_after_it_went_stays_with_its_children(shop):
     top, *children = family(shop)[:3]
     made = shop.plan("old", "old-alias")
