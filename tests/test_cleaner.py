@@ -703,7 +703,6 @@ def test_what_cannot_be_read_afterwards_is_unknown_and_the_next_run_learns_it(fr
     [
         (reply(202), "not_deleted", "deleted_unconfirmed"),  # it may have taken its time
         (error(403, "DENIED"), "denied", "already_absent"),
-        (error(409, "CONFLICT"), "refused_by_registry", "already_absent"),
     ],
 )
 def test_what_is_gone_when_a_plan_is_applied_again_is_ours_unless_the_registry_had_said_no(front, answer, word, later):

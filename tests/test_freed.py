@@ -1,6 +1,7 @@
 """After garbage collection a registry is asked which of the promised blobs are gone: on docker-registry, and where it answers oddly."""
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pandas as pd
@@ -151,16 +152,16 @@ def test_blobs_are_asked_for_also_behind_a_tag_that_went_alone(shop):
     assert freed.counts()["there"] == 2
 
 
-@pytest.mark.parametrize(("images", "more"), [(10, ""), (11, "and 2 more in <code>freed.blobs</code>")])
-def test_a_notebook_shows_twenty_blobs_that_are_left_and_counts_the_others(shop, images, more):
-    for number in range(images):
-        stored(shop.store, APP, f"n{number:02}", f"n{number:02}")
-    run = shop.execute(shop.plan(*(f"n{number:02}" for number in range(images))))
+def test_a_notebook_shows_twenty_blobs_that_are_left_and_counts_the_others(shop):
+    names = [f"n{number:02}" for number in range(11)]
+    for name in names:
+        stored(shop.store, APP, name, name)
+    run = shop.execute(shop.plan(*names))
     freed = shop.cleaner.verify(run)
-    page = freed._repr_html_()
-    assert page.count(">there</td>") == 20
-    assert ("more in" in page) == bool(more)
-    assert more in page
+    page, fewer = freed._repr_html_(), replace(freed, blobs=freed.blobs[:20])._repr_html_()
+    assert page.count(">there</td>") == fewer.count(">there</td>") == 20
+    assert "<p>and 2 more in <code>freed.blobs</code></p>" in page
+    assert "more in" not in fewer
     for cell in ("repository", "digest", "bytes", "state", "detail", APP, Digest(freed.blobs["digest"][0]).short):
         assert f">{cell}</t" in page
     assert repr(freed) == f"<Freed: {freed.headline()}>"
