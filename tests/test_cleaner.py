@@ -672,7 +672,8 @@ def test_a_deletion_that_shows_late_is_waited_for(front, monkeypatch):
     assert only(front.shop.execute(front.shop.plan("a"))) == "deleted"
 
 
-def test_a_reply_that_was_lost_while_the_deletion_goes_on_is_waited_for_too(front, monkeypatch):
+@pytest.mark.parametrize("answer", [Cut(b"", 0, reset=True), error(500, "UNKNOWN")])
+def test_a_reply_that_was_lost_while_the_deletion_goes_on_is_waited_for_too(front, monkeypatch, answer):
     monkeypatch.setattr(execution, "_VISIBLE_AFTER", 30.0)
     looks = []
 
@@ -684,7 +685,7 @@ def test_a_reply_that_was_lost_while_the_deletion_goes_on_is_waited_for_too(fron
                 front.shop.store.delete_manifest(APP, seen.path.rpartition("/")[2])
         return answer
 
-    front.on_delete, front.gets_after = instead(Cut(b"", 0, reset=True)), show
+    front.on_delete, front.gets_after = instead(answer), show
     assert only(front.shop.execute(front.shop.plan("a"))) == "deleted_unconfirmed"
 
 
