@@ -524,6 +524,16 @@ def test_the_scope_that_the_registry_names_comes_first_and_each_is_asked_for_onc
     assert scopes_asked(driver) == ["repository:team/app:delete", *delete_scopes("team/app")]
 
 
+def test_a_named_scope_that_is_one_of_our_own_is_asked_for_first_and_not_once_more_at_its_turn():
+    def stubborn(request):
+        return granted(request.url) if "/token" in request.url else challenge(scope=widest)
+
+    *narrower, widest = delete_scopes("team/app")
+    driver = Talk([stubborn])
+    assert driver.run(read(alice(), delete_scopes("team/app"), "DELETE")).status == 401
+    assert scopes_asked(driver) == [widest, *narrower]
+
+
 def test_the_scope_that_worked_is_the_one_asked_for_the_next_time():
     """And when its token has ended."""
     ours = alice()
@@ -596,6 +606,18 @@ def test_basic_that_was_accepted_and_is_refused_later_is_a_matter_of_rights():
     problem = refusal(ours, response, "reading x")
     assert isinstance(problem, AccessDenied)
     assert "ask for the right" in str(problem)
+    _, driver = talk(read(ours), answer(200))
+    assert shown(driver) == [BASIC]
+
+
+def test_a_registry_that_turns_from_tokens_to_basic_is_shown_the_password_from_then_on():
+    """Somebody has put it behind another door while an audit runs."""
+    basic = answer(401, headers={"WWW-Authenticate": "Basic realm=x"})
+    ours = alice()
+    talk(read(ours), challenge(), granted("t1"), answer(200))
+    response, driver = talk(read(ours), basic, answer(200))
+    assert response.status == 200
+    assert shown(driver) == ["Bearer t1", BASIC]
     _, driver = talk(read(ours), answer(200))
     assert shown(driver) == [BASIC]
 
@@ -855,6 +877,14 @@ def test_credentials_that_a_foreign_token_server_was_not_shown_are_no_wrong_pass
     assert isinstance(problem, AccessDenied)
     assert problem.status == 401
     assert str(problem).count("give trusted_realms=['login.example.org']") == 1
+
+
+def test_the_name_of_a_token_server_cannot_write_to_a_terminal(caplog):
+    ours = alice()
+    response, _ = talk(read(ours), challenge("https://login.\x9b2Jexample.org/token"), granted(), answer(401))
+    told = f"{caplog.messages} {refusal(ours, response, 'reading x')}"
+    assert told.count("trusted_realms=['login.\ufffd2jexample.org']") == 2
+    assert "\x9b" not in caplog.text + told
 
 
 def test_netrc_is_not_read(tmp_path, hostile, monkeypatch):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 import pytest
 from hostile import Cut, Hostile, error, redirect, reply
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from proxy import passed_on
 
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
+from regaudit.cleaner.garbage import ENABLE_DELETION
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import GONE
 from regaudit.cleaner.plan import plan
@@ -256,8 +258,15 @@ def test_progress_hears_each_outcome_and_the_run_is_what_the_journal_says(shop):
     made, heard = shop.plan("old", "old-alias"), []
     run = shop.execute(made, progress=heard.append)
     assert [o.key for o in heard] == [o.key for o in run.outcomes] == [row.key for row in made.rows]
+    assert list(heard[0].to_dict()) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]
+    assert heard[0].to_dict()["tags"] == ["old", "old-alias"]
     assert shop.cleaner.last_run(made) == run == shop.cleaner.run(run.id)
-    assert list(run.frame()["outcome"]) == ["deleted"] * 5
+    frame = run.frame()
+    assert list(frame) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]
+    assert list(frame["outcome"]) == ["deleted"] * 5
+    assert frame["tags"][0] == "old old-alias"
+    assert frame["at"].dtype == "datetime64[us, UTC]"
+    assert set(frame.drop(columns="at").dtypes) == {pd.StringDtype()}
     assert shop.journal.verify() == 4 + 2 * 5 + 4  # and what was kept of four before their index went
 
 
@@ -322,6 +331,54 @@ def test_an_alias_that_arrives_between_two_rows_is_seen(shop):
     made = shop.plan("a", "b")
     run = shop.execute(made, progress=lambda _: shop.store.set_tag(APP, "precious", second))
     assert words(run) == {"a": "deleted", "b": "skipped"}
+    assert "new_alias: precious" in run.outcomes[1].detail
+
+
+def test_between_two_rows_only_their_own_tags_are_read_and_the_others_before_and_after_all(shop):
+    for name in ("a", "b", "c"):
+        image(shop.store, APP, name, name)
+    shop.execute(shop.plan("a", "b", "c"))
+    asked = [method for method, path, _ in shop.sandbox.requests if path.endswith("/keep")]
+    assert asked == ["HEAD", "HEAD"]
+
+
+def read(shop, digests):
+    """Return how often manifests were read since the run began."""
+    got = [path.rpartition("/")[2] for method, path, _ in shop.sandbox.requests if method == "GET"]
+    return sum(got.count(digest) for digest in digests)
+
+
+def test_what_two_newcomers_share_is_read_once(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    shared = image(shop.store, APP, "shared")
+    pair = [index(shop.store, APP, [shared], name=name) for name in "xy"]
+    index(shop.store, APP, pair, "newcomer", name="outer")
+    assert shop.execute(made).ok
+    assert read(shop, [shared]) == 1
+
+
+def test_a_newcomer_that_nests_deeper_than_anybody_does_is_not_read_for_ever(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    chain = [image(shop.store, APP, "inmost")]
+    for depth in range(12):
+        chain.append(index(shop.store, APP, chain[-1:], name=f"depth {depth}"))
+    shop.store.set_tag(APP, "newcomer", chain[-1])
+    assert shop.execute(made).ok
+    assert read(shop, chain) == 1 + execution._DEEPEST
+
+
+def test_tags_that_lead_nowhere_hide_no_newcomer_behind_them(shop, monkeypatch):
+    monkeypatch.setattr(execution, "_FEW", 100)  # tags are read in their order
+    child = image(shop.store, APP, "child")
+    index(shop.store, APP, [child], "old", name="old")
+    made = shop.plan("old")
+    index(shop.store, APP, [child], "newcomer", name="newcomer")
+    for number in range(6):
+        shop.store.set_tag(APP, f"dangling-{number}", str(Digest.of(b"nothing")))
+    run = shop.execute(made)
+    assert {o.digest for o in run.outcomes if o.outcome == "skipped"} == {child}
 
 
 def test_a_tag_that_was_moved_survives_and_so_does_the_reviewed_digest(shop):
@@ -331,6 +388,7 @@ def test_a_tag_that_was_moved_survives_and_so_does_the_reviewed_digest(shop):
     run = shop.execute(made)
     assert only(run) == "skipped"
     assert "tag_moved: old" in run.outcomes[0].detail
+    assert shop.journal.last(run.id, made.rows[0].key, "intent") is None
     assert shop.store.tags(APP)["old"] == new
 
 
@@ -533,6 +591,7 @@ TABLE = {
         True,
     ),
     "412 immutable": (instead(error(412, "PRECONDITION", "tag is immutable")), "refused_by_registry", True),
+    "503 again and again": (instead(error(503, "UNAVAILABLE", Retry_After="0")), "rate_limited", False),
     "429 for hours": (instead(error(429, "TOOMANYREQUESTS", Retry_After="20000")), "rate_limited", False),
     "500 and gone": (after(error(500, "UNKNOWN")), "deleted_unconfirmed", True),
     "500 and still there": (instead(error(500, "UNKNOWN")), "not_deleted", True),
@@ -541,6 +600,40 @@ TABLE = {
     "a reset before it was done": (instead(Cut(b"", 0, reset=True)), "not_deleted", True),
     "half an answer after it was done": (after(Cut(reply(202), 20)), "deleted_unconfirmed", True),
     "a redirect": (instead(redirect("http://127.0.0.1:1/x")), "refused_redirect", False),
+}
+
+# What a person reads of it, and acts on.
+SAYS = {
+    "202 and gone": "",
+    "200 and gone": "the answer was 200",
+    "204 and gone": "the answer was 204",
+    "202 and still there": "accepted (202), and still there after 0 s",
+    "404 and gone, by somebody else": "somebody else deleted it at the same time, or a proxy sent the request twice",
+    "404 after a 503 of our own": "gone, although the answer was 404 MANIFEST_UNKNOWN",
+    "404 that names the repository": "the answer was 404 NAME_UNKNOWN: no registry knows the repository there",
+    "404 that is not a registry's": "the answer was 404: no registry knows the repository there",
+    "405": ENABLE_DELETION,
+    "400 UNSUPPORTED": ENABLE_DELETION,
+    "400 and still there": "still there; the answer was 400 DIGEST_INVALID",
+    "400 and gone": "gone, although the answer was 400 DIGEST_INVALID",
+    "401": "the credentials do not allow deletion",
+    "403": "the credentials do not allow deletion",
+    "403 referenced": "the registry keeps it (403 DENIED referenced by another image): an index or an artifact that is not in the plan",
+    "405 with a code of its own": "the registry keeps it (405 DENIED): an index or an artifact that is not in the plan needs it",
+    "405 of a proxy": ENABLE_DELETION,
+    "409": "the registry keeps it (409 CONFLICT): an index or an artifact that is not in the plan needs it",
+    "423": "the registry keeps it (423 LOCKED): unlock it there, and apply the same plan again",
+    "400 referenced": "the registry keeps it (400 REFUSED manifest is referenced by an index): an index or an artifact that",
+    "412 immutable": "the registry keeps it (412 PRECONDITION tag is immutable): unlock it there",
+    "503 again and again": "the registry asks for fewer requests: go on later with the same plan",
+    "429 for hours": "the registry asks to wait 20000 s",
+    "500 and gone": "gone, although the answer was 500 UNKNOWN",
+    "500 and still there": "still there; the answer was 500 UNKNOWN",
+    "504 and still there": "still there; the answer was 504",
+    "a reset after it was done": "gone, although there was no answer: http",
+    "a reset before it was done": "the connection ended before the answer did",
+    "half an answer after it was done": "gone, although there was no answer: http",
+    "a redirect": "a DELETE is never redirected",
 }
 
 
@@ -564,8 +657,10 @@ def test_the_outcome_is_what_a_read_shows_and_the_table_says(front, case):
     first = run.outcomes[0]
     gone = first.digest not in front.shop.store.digests(APP)
     assert first.outcome == word, first.detail
+    assert SAYS[case] in first.detail
+    assert SAYS[case] or not first.detail
     assert (word in GONE) == gone
-    assert (len(front.deletes) > 1 + case.startswith("404 after")) == goes_on
+    assert (len(set(front.deletes)) > 1) == goes_on
     assert front.shop.journal.last(run.id, first.key, "outcome").data["outcome"] == word
 
 
@@ -595,7 +690,8 @@ def test_a_deletion_that_shows_late_is_waited_for(front, monkeypatch):
     assert only(front.shop.execute(front.shop.plan("a"))) == "deleted"
 
 
-def test_a_reply_that_was_lost_while_the_deletion_goes_on_is_waited_for_too(front, monkeypatch):
+@pytest.mark.parametrize("answer", [Cut(b"", 0, reset=True), error(500, "UNKNOWN")])
+def test_a_reply_that_was_lost_while_the_deletion_goes_on_is_waited_for_too(front, monkeypatch, answer):
     monkeypatch.setattr(execution, "_VISIBLE_AFTER", 30.0)
     looks = []
 
@@ -607,7 +703,7 @@ def test_a_reply_that_was_lost_while_the_deletion_goes_on_is_waited_for_too(fron
                 front.shop.store.delete_manifest(APP, seen.path.rpartition("/")[2])
         return answer
 
-    front.on_delete, front.gets_after = instead(Cut(b"", 0, reset=True)), show
+    front.on_delete, front.gets_after = instead(answer), show
     assert only(front.shop.execute(front.shop.plan("a"))) == "deleted_unconfirmed"
 
 
@@ -621,10 +717,31 @@ def test_what_cannot_be_read_afterwards_is_unknown_and_the_next_run_learns_it(fr
     assert len(front.deletes) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "word", "later"),
+    [
+        (reply(202), "not_deleted", "deleted_unconfirmed"),  # it may have taken its time
+        (error(403, "DENIED"), "denied", "already_absent"),
+    ],
+)
+def test_what_is_gone_when_a_plan_is_applied_again_is_ours_unless_the_registry_had_said_no(front, answer, word, later):
+    front.on_delete = instead(answer)
+    made = front.shop.plan("a")
+    assert only(front.shop.execute(made)) == word
+    front.shop.store.delete_manifest(APP, made.rows[0].digest)
+    assert only(front.shop.execute(made)) == later
+
+
 def test_a_404_of_a_server_that_is_no_registry_any_more_is_not_taken_for_success(front):
     front.on_delete = instead(reply(202))
     front.gets_after = lambda seen, forward: reply(404, b"<html>where am I</html>")
     assert only(front.shop.execute(front.shop.plan("a"))) == "unknown"
+
+
+def test_a_404_without_a_code_is_believed_where_the_registry_still_lists_tags(front):
+    front.on_delete = after(reply(202))
+    front.gets_after = lambda seen, forward: reply(404, b"<html>") if seen.path in front.deletes else forward(seen)
+    assert only(front.shop.execute(front.shop.plan("a"))) == "deleted"
 
 
 def test_a_deletion_that_a_proxy_sent_twice_can_be_undone(front):
@@ -644,13 +761,57 @@ def test_nothing_follows_a_redirect_of_a_delete(front):
     assert len(front.deletes) == 1
 
 
-def test_a_tag_that_cannot_be_read_again_keeps_its_repository(front):
+@pytest.mark.parametrize(
+    ("answer", "word", "stops"),
+    [
+        (error(403, "DENIED"), "denied", True),
+        (error(429, "TOOMANYREQUESTS", Retry_After="20000"), "rate_limited", True),
+        (error(400, "ODD"), "failed", False),
+    ],
+)
+def test_a_tag_that_cannot_be_read_again_keeps_its_repository(front, answer, word, stops):
     made = front.shop.plan("a", "b")
-    front.gets_after, front.deletes = lambda seen, forward: error(403, "DENIED"), ["as if"]
+    front.gets_after, front.deletes = lambda seen, forward: answer, ["as if"]
     run = front.shop.execute(made)
-    assert set(run.counts()) == {"denied"}
-    assert run.stopped
+    assert run.counts() == {word: 2}
+    assert run.outcomes[0].detail.startswith("not read again, so not deleted: ") == (word == "failed")
+    assert run.stopped == stops
+    assert not run.ok
     assert front.deletes == ["as if"]
+
+
+def test_where_the_last_look_fails_nothing_is_asked_although_the_intent_is_recorded(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b")
+    shop.sandbox.faults.add(path=f"/v2/{APP}/tags/list", skip=1, status=403)
+    run = shop.execute(made)
+    assert words(run) == {"a": "denied"}
+    assert [e.event for e in shop.journal.entries(run.id)] == [
+        "planned",
+        "started",
+        "probed",
+        "intent",
+        "outcome",
+        "finished",
+    ]
+    assert shop.deletes() == []
+    assert run.stopped
+
+
+def test_where_what_stays_cannot_be_read_afterwards_the_log_says_so_and_the_deletion_counts(shop, caplog):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    remove = shop.store.delete_manifest
+
+    def and_shut(repository, reference):
+        if reference == made.rows[0].digest:
+            shop.sandbox.faults.add(path=f"/v2/{APP}/tags/list", status=403)
+        return remove(repository, reference)
+
+    shop.store.delete_manifest = and_shut
+    assert words(shop.execute(made)) == {"old": "deleted"}
+    assert [m for m in caplog.messages if m.startswith(f"{APP} could not be read after the deletion: ")]
 
 
 # -- registries that refuse ------------------------------------------------------------------
@@ -744,6 +905,29 @@ def test_a_registry_that_deletes_the_manifest_with_its_tag_is_stopped_after_one_
     assert content(shop.store) == before
 
 
+@pytest.mark.parametrize("status", [405, 400])
+def test_after_one_refusal_to_delete_by_tag_no_further_tag_is_asked_to_go(shop, status):
+    """The probe had found that it does so; a rule may hold for some repositories alone."""
+    image(shop.store, APP, "old", "1", "2", "latest")
+    made = shop.plan("1", "2", untag=True)
+    shop.sandbox.faults.add(method="DELETE", path=f"/v2/{APP}/manifests/1", status=status)
+    run = shop.execute(made)
+    assert run.counts() == {"refused_by_registry": 2}
+    assert {outcome.detail for outcome in run.outcomes} == {"the registry does not delete by tag"}
+    assert shop.deletes() == [f"/v2/{APP}/manifests/1"]
+    assert set(shop.store.tags(APP)) == {"1", "2", "latest", "keep"}
+
+
+def test_whether_only_the_tag_went_is_unknown_where_its_manifest_cannot_be_read(shop):
+    digest = image(shop.store, APP, "old", "1", "latest")
+    made = shop.plan("1", untag=True)
+    shop.sandbox.faults.add(method="GET", path=f"/v2/{APP}/manifests/{digest}", skip=1, status=403)
+    run = shop.execute(made)
+    assert only(run) == "unknown"
+    assert "whether only the tag went" in run.outcomes[0].detail
+    assert "1" not in shop.store.tags(APP)
+
+
 def test_a_tag_that_is_gone_or_was_moved_is_not_asked_for(shop):
     image(shop.store, APP, "x", "gone", "moved", "stays")
     made = shop.plan("gone", "moved", untag=True)
@@ -786,15 +970,20 @@ def test_undo_sets_a_kept_tag_that_vanished_meanwhile_where_it_was_seen_last(sho
 
 def test_undo_of_one_tag_alone_sets_the_one_that_vanished(shop):
     run = vanishing(shop, lambda: shop.store.delete_manifest(APP, "keep"))
-    assert words(shop.cleaner.undo(run, only=f"{APP}:keep")) == {"keep": "restored"}
+    undone = shop.cleaner.undo(run, only=f"{APP}:keep")
+    assert words(undone) == {"keep": "restored"}
     assert set(shop.store.tags(APP)) == {"keep"}
+    started = next(entry.data for entry in shop.journal.entries(undone.id))
+    assert (started["undoes"], started["only"]) == (run.id, [f"{APP}:keep"])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_undo_leaves_a_vanished_tag_where_somebody_has_set_it_since(shop, overwrite):
     run = vanishing(shop, lambda: shop.store.delete_manifest(APP, "keep"))
     newer = image(shop.store, APP, "newer", "keep")
-    assert words(shop.cleaner.undo(run, overwrite=overwrite)) == {"old": "restored", "keep": "already_there"}
+    undone = shop.cleaner.undo(run, overwrite=overwrite)
+    assert words(undone) == {"old": "restored", "keep": "already_there"}
+    assert undone.outcomes[1].detail == "it leads somewhere again, and stays so"
     assert shop.store.tags(APP)["keep"] == newer
 
 
@@ -807,6 +996,34 @@ def test_undo_passes_over_a_vanished_tag_whose_manifest_somebody_deleted_too(sho
 
 def made_digest(run, tag):
     return next(outcome.digest for outcome in run.outcomes if outcome.tags == (tag,))
+
+
+@pytest.mark.parametrize(
+    ("newcomer", "says"),
+    [
+        ("tag", "it was pushed while its manifest was being deleted: undo puts the manifest back"),
+        ("index", "it was pushed meanwhile and needs {}, which was deleted: undo puts it back"),
+    ],
+)
+def test_what_comes_in_the_very_moment_of_a_deletion_and_needs_it_is_reported_as_lost(
+    shop, monkeypatch, newcomer, says
+):
+    old = image(shop.store, APP, "old", "old")
+    made, remove = shop.plan("old"), shop.store.delete_manifest
+
+    def at_once(repository, reference):
+        bundle = index(shop.store, APP, [old], name="bundle") if newcomer == "index" and reference == old else old
+        remove(repository, reference)
+        shop.store.set_tag(APP, "newcomer", bundle)
+
+    monkeypatch.setattr(shop.store, "delete_manifest", at_once)
+    run = shop.execute(made)
+    assert words(run) == {"old": "deleted", "newcomer": "lost"}
+    assert run.outcomes[1].detail == says.format(old)
+    assert not run.ok
+    undone = words(shop.cleaner.undo(run))
+    assert undone == {"old": "restored"} | ({"newcomer": "already_there"} if newcomer == "index" else {})
+    assert old in shop.store.digests(APP)
 
 
 def test_kept_tags_are_looked_at_also_where_the_run_is_stopped(shop):
@@ -822,6 +1039,104 @@ def test_kept_tags_are_looked_at_also_where_the_run_is_stopped(shop):
     run = shop.execute(shop.plan("a", "b"), progress=break_and_stop, stop=stop)
     assert words(run) == {"a": "deleted", "keep": "lost"}
     assert run.stopped
+
+
+# -- lists of referrers ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def listing(tmp_path):
+    """Give a shop without the referrers interface, with a plan for one of two artifacts that a list names."""
+    with opened(tmp_path, referrers=False) as shop:
+        subject = image(shop.store, APP, "app", "1.0")
+        shop.sboms = [image(shop.store, APP, f"sbom-{n}", subject=subject, config_type=OCI_EMPTY) for n in range(2)]
+        shop.tag = attached_tag(Digest(subject))
+        shop.list = index(shop.store, APP, shop.sboms, shop.tag)
+        rows = pd.DataFrame({"repository": [APP], "digest": shop.sboms[:1]})
+        shop.made = plan(collect(shop.registry, progress=False), rows).approve("Ada")
+        yield shop
+
+
+def listed(shop):
+    return [entry["digest"] for entry in json.loads(shop.store.manifest(APP, shop.tag)[1])["manifests"]]
+
+
+def test_a_list_that_the_registry_does_not_take_is_said_and_written_by_the_next_run(listing):
+    longer = [*listing.sboms, image(listing.store, APP, "another")]
+    now = index(listing.store, APP, longer, listing.tag)  # since the review: the one that is found counts
+    fault = listing.sandbox.faults.add(method="PUT", path=f"/v2/{APP}/manifests/*", status=403)
+    run = listing.execute(listing.made)
+    assert words(run) == {listing.sboms[0]: "deleted", listing.tag: "not_rewritten"}
+    assert "apply the plan again: " in run.outcomes[1].detail
+    assert run.outcomes[1].digest == listing.store.tags(APP)[listing.tag] == now
+    listing.sandbox.faults.remove(fault)
+    undone = listing.cleaner.undo(run)
+    assert [(o.outcome, o.detail) for o in undone.outcomes] == [("restored", ""), ("already_there", "")]
+    again = listing.execute(listing.made)
+    assert again.counts() == {"deleted": 1, "rewritten": 1}
+    assert again.outcomes[1].digest == now
+    assert listed(listing) == longer[1:]
+
+
+def test_a_list_that_cannot_be_read_after_it_was_written_is_unknown_and_the_next_run_finds_it_written(listing):
+    fault = listing.sandbox.faults.add(path=f"/v2/{APP}/manifests/{listing.tag}", method="HEAD", skip=1, status=403)
+    first = listing.execute(listing.made)
+    assert words(first) == {listing.sboms[0]: "deleted", listing.tag: "unknown"}
+    assert "could not be read" in first.outcomes[1].detail
+    assert listed(listing) == listing.sboms[1:]
+    listing.sandbox.faults.remove(fault)
+    second = listing.execute(listing.made)
+    assert second.counts() == {"deleted_before": 1, "rewritten": 1}
+    assert second.outcomes[1].detail == f"run {first.id} had asked for it"
+    assert not [path for method, path, _ in listing.sandbox.requests if method == "PUT"]
+    for run in (second, first):
+        listing.cleaner.undo(run)
+    assert listing.store.tags(APP)[listing.tag] == listing.list
+
+
+def removed(shop):
+    shop.store.delete_manifest(APP, shop.list)
+
+
+def made_an_image(shop):
+    image(shop.store, APP, "other", shop.tag)
+
+
+def shortened(shop):
+    index(shop.store, APP, shop.sboms[1:], shop.tag)
+
+
+@pytest.mark.parametrize(
+    ("somebody", "word", "says"),
+    [
+        (removed, "already_absent", "not there any more"),
+        (made_an_image, "skipped", "no list of referrers now"),
+        (shortened, "already_absent", "does not list them any more"),
+    ],
+)
+def test_a_list_that_somebody_changed_after_its_referrer_went_is_left_to_them(listing, somebody, word, says):
+    run = listing.execute(listing.made, progress=lambda o: o.outcome == "deleted" and somebody(listing))
+    assert words(run) == {listing.sboms[0]: "deleted", listing.tag: word}
+    assert says in run.outcomes[1].detail
+    assert run.ok
+    assert not [path for method, path, _ in listing.sandbox.requests if method == "PUT"]
+
+
+def test_undo_leaves_a_list_alone_that_is_something_else_by_now(listing):
+    run = listing.execute(listing.made)
+    made_an_image(listing)
+    theirs = listing.store.tags(APP)[listing.tag]
+    undone = listing.cleaner.undo(run)
+    assert words(undone) == {listing.sboms[0]: "restored", listing.tag: "tag_moved"}
+    assert undone.outcomes[1].detail == f"{listing.tag} was set to something else since, and stays so"
+    assert listing.store.tags(APP)[listing.tag] == theirs
+
+
+def test_undo_writes_a_list_anew_that_somebody_deleted_since(listing):
+    run = listing.execute(listing.made)
+    listing.store.delete_manifest(APP, listing.store.tags(APP)[listing.tag])
+    assert listing.cleaner.undo(run).counts() == {"restored": 2}
+    assert listing.store.tags(APP)[listing.tag] == listing.list
 
 
 # -- whatever happens meanwhile --------------------------------------------------------------
@@ -921,7 +1236,33 @@ def test_once_stop_is_set_no_further_deletion_is_begun(shop):
     assert words(run) == {"a": "deleted"}
     assert run.stopped
     assert not run.ok
-    assert shop.execute(made).counts() == {"deleted_before": 1, "deleted": 2}
+    assert str(run) == f"delete {run.id}: 1 deleted; stopped before the end"
+    last = shop.execute(made)
+    assert last.counts() == {"deleted_before": 1, "deleted": 2}
+    assert str(last) == f"delete {last.id} (goes on after {run.id}): 1 deleted_before, 2 deleted"
+
+
+def test_a_run_that_was_stopped_before_it_began_asks_nothing_and_says_so(shop):
+    image(shop.store, APP, "a", "a")
+    made, stop = shop.plan("a"), threading.Event()
+    stop.set()
+    run = shop.execute(made, stop=stop)
+    assert str(run) == f"delete {run.id}: nothing to do; stopped before the end"
+    assert not [method for method, *_ in shop.sandbox.requests if method == "DELETE"]
+
+
+def test_a_notebook_shows_each_row_of_a_run_with_what_to_do_next_and_runs_nothing_of_it(shop):
+    image(shop.store, APP, "old", "old")
+    made = shop.plan("old")
+    shop.store.delete_manifest(APP, made.rows[0].digest)
+    shown = shop.execute(made)
+    page = replace(shown, advice="<b>collect</b>")._repr_html_()
+    (outcome,) = shown.outcomes
+    for cell in ("repository", "tags", "outcome", "detail", APP, "old", outcome.outcome, outcome.detail):
+        assert f">{cell}</t" in page
+    assert f"<p>delete {shown.id}: " in page
+    assert "<p>&lt;b&gt;collect&lt;/b&gt;</p>" in page
+    assert "<p></p>" not in replace(shown, advice="")._repr_html_()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -1076,6 +1417,40 @@ def test_after_garbage_collection_undo_says_what_is_gone_and_leaves_no_half_rest
     assert content(shop.store) == after_deletion
 
 
+@pytest.mark.parametrize(("layers", "more"), [(2, ""), (5, " and 3 more")])
+def test_after_garbage_collection_three_of_the_blobs_that_are_gone_are_named_and_the_others_counted(shop, layers, more):
+    raw = [b"{}", *(f"layer {number}".encode() for number in range(layers))]
+    blobs = [{"mediaType": LAYER, "digest": shop.store.put_blob(APP, data), "size": len(data)} for data in raw]
+    fields = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": blobs[0], "layers": blobs[1:]}
+    put(shop.store, APP, OCI_MANIFEST, dump(fields), ["old"])
+    run = shop.execute(shop.plan("old"))
+    shop.store.collect_garbage()
+    (outcome,) = shop.cleaner.undo(run).outcomes
+    named = ", ".join(Digest(blob["digest"]).short for blob in blobs[:3])
+    assert outcome.detail == f"collected as garbage, {len(blobs)} of its {len(blobs)} blobs: {named}{more}"
+
+
+def test_an_index_that_the_registry_refuses_for_what_it_lists_is_said_to_be_gone(shop):
+    """It was sparse before, and the registry has become stricter since."""
+    child = image(shop.store, APP, "child")
+    top = index(shop.store, APP, [child], "old")
+    shop.store.drop_manifest(APP, child)
+    run = shop.execute(shop.plan("old"))
+    assert words(run) == {"old": "deleted"}
+    shop.sandbox.faults.add(method="PUT", path=f"/v2/{APP}/manifests/{top}", status=404, code="MANIFEST_BLOB_UNKNOWN")
+    (outcome,) = shop.cleaner.undo(run).outcomes
+    assert outcome.outcome == "blobs_gone"
+    assert "something that it needs was collected" in outcome.detail
+
+
+def test_what_was_stored_and_cannot_be_read_back_is_not_called_restored(front):
+    front.on_delete = lambda seen, forward: forward(seen)
+    front.gets_after = lambda seen, forward: reply(201) if seen.method == "PUT" else forward(seen)
+    undone = front.shop.cleaner.undo(front.shop.execute(front.shop.plan("a")))
+    assert only(undone) == "failed"
+    assert undone.outcomes[0].detail.endswith("was stored, and a read does not show it")
+
+
 def test_undo_leaves_a_tag_that_was_set_to_something_else_unless_told(shop):
     old = image(shop.store, APP, "old", "old", "alias")
     run = shop.execute(shop.plan("old", "alias"))
@@ -1094,6 +1469,31 @@ def test_undo_puts_back_nothing_that_the_run_did_not_delete(shop):
     run = shop.execute(made)
     assert words(shop.cleaner.undo(run.id)) == {"b": "restored"}
     assert "a" not in shop.store.tags(APP)
+
+
+def test_undo_does_not_touch_what_was_skipped(shop):
+    image(shop.store, APP, "a", "a")
+    image(shop.store, APP, "b", "b")
+    made = shop.plan("a", "b")
+    theirs = image(shop.store, APP, "newer", "a")
+    run = shop.execute(made)
+    assert words(run) == {"a": "skipped", "b": "deleted"}
+    assert run.left == (made.rows[0].key,)
+    assert words(shop.cleaner.undo(run, overwrite=True)) == {"b": "restored"}
+    assert shop.store.tags(APP)["a"] == theirs
+
+
+def test_undo_says_of_what_the_journal_has_no_bytes_that_it_failed(shop):
+    image(shop.store, APP, "old", "old")
+    row = shop.plan("old").rows[0]
+    fields = {"repository": APP, "digest": row.digest, "tags": ["old"], "outcome": "deleted"}
+    shop.journal.record("odd", "started", kind="delete", registry=shop.registry.host, plan_hash="")
+    shop.journal.record("odd", "outcome", row.key, **fields)
+    shop.journal.record("odd", "finished", stopped=False)
+    undone = shop.cleaner.undo("odd")
+    assert undone.counts() == {"failed": 1}
+    assert "has no bytes for it" in undone.outcomes[0].detail
+    assert not undone.ok
 
 
 def test_undo_of_an_undo_an_unknown_run_and_another_registrys_run_is_refused(shop, tmp_path):

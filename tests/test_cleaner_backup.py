@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import threading
 from collections import namedtuple
 
 import pandas as pd
@@ -110,6 +111,26 @@ def test_what_cannot_be_kept_whole_is_not_deleted_and_neither_is_what_needs_it(p
     kept = place.cleaner.backup(place.made, place.folder)
     assert not kept.ok
     assert str(layer)[:15] in kept.withheld()[f"{APP}@{place.top}"]
+    assert len(kept.rows) == len(place.made.rows) == 8
+    assert set(kept.withheld()) == {f"{APP}@{place.top}", f"{APP}@{place.children[0]}"}
+    assert str(kept) == f"backup in {place.folder}: 4 of 8 digests are kept whole, 2 could not be kept whole"
+
+
+def test_a_backup_says_what_it_had_not_begun_when_it_was_stopped_and_goes_on_without_what_is_gone(place):
+    stop, heard = threading.Event(), []
+    kept = place.cleaner.backup(place.made, place.folder, progress=lambda _: stop.set(), stop=stop)
+    assert [row.whole for row in kept.rows] == [True] + [False] * 7
+    assert {row.detail for row in kept.rows[1:]} == {"the backup was stopped before it"}
+    assert not kept.ok
+    assert len(kept.withheld()) == 7
+    place.app.repository.delete_manifest(place.plain)
+    kept = place.cleaner.backup(place.made, place.folder, progress=heard.append)
+    (absent,) = (row for row in kept.rows if row.absent)
+    assert (absent.digest, absent.tags, absent.whole) == (place.plain, ("0.9",), False)
+    assert kept.ok
+    assert kept.withheld() == {}
+    assert {row.key for row in heard} == {row.key for row in kept.rows}
+    assert str(kept) == f"backup in {place.folder}: 7 of 8 digests are kept whole"
 
 
 def test_a_second_backup_fetches_only_what_is_missing_or_was_spoilt(place, monkeypatch):

@@ -73,9 +73,13 @@ def test_undo_lists_them_again_byte_for_byte(place):
 
 def test_an_undo_of_one_lists_only_that_one(place):
     run = place.cleaner.execute(place.plan(*place.sboms))
-    assert place.cleaner.undo(run, only=place.sboms[1]).ok
+    part = place.cleaner.undo(run, only=place.sboms[1])
+    assert words(part) == {f"{APP}@{place.sboms[1]}": "restored", f"{APP}:{place.tag}": "restored"}
+    assert part.outcomes[-1].detail == "with 1 of the 3 that it lost"
     assert place.listed() == [place.sboms[1]]
-    assert place.cleaner.undo(run).ok
+    whole = place.cleaner.undo(run)
+    assert whole.ok
+    assert whole.outcomes[-1].detail == ""
     assert place.app.tags()[place.tag] == place.list
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from docker_registry import DockerRegistry
-from hostile import Hostile, error, reply
+from hostile import Cut, Hostile, error, reply
 from images import Pushed
 
 from regaudit.cleaner import execution
@@ -12,9 +12,12 @@ from regaudit.cleaner.garbage import advice
 from regaudit.cleaner.plan import plan
 from regaudit.client.registry import Registry
 from regaudit.inventory.collect import collect
+from regaudit.manifest import OCI_INDEX
+from regaudit.reference import Digest
 from regaudit.sandbox.server import Sandbox
 
 APP = "team/app"
+NONE_LISTED = reply(200, b'{"schemaVersion":2,"manifests":[]}', headers={"Content-Type": OCI_INDEX})
 
 
 def executed(host, folder, **options):
@@ -40,7 +43,7 @@ def test_a_real_registry_with_deletion_is_probed_once_before_the_first_intent(do
     run, probed, events, tags = executed(docker_registry.host, tmp_path)
     assert run.counts() == {"deleted": 1}
     assert (probed[0]["deletion"], probed[0]["tag_deletion"], probed[0]["referrers"]) == (True, False, False)
-    assert events == ["started", "probed", "intent", "outcome", "finished"]
+    assert events == ["planned", "started", "probed", "intent", "outcome", "finished"]
     assert set(tags) == {"keep", "keep-alias"}
 
 
@@ -104,6 +107,53 @@ def test_only_what_a_registry_says_of_deletion_itself_tells_whether_it_is_offere
     with Hostile() as hostile, Registry(hostile.host) as door:
         hostile.on("*", lambda seen: answer if seen.method == "DELETE" else reply(200, b"{}"))
         assert probe(door, APP).deletion is expected
+
+
+def probed(answer, known=None, referrers=None):
+    with Hostile() as hostile, Registry(hostile.host) as door:
+        hostile.on("*", lambda seen: answer if seen.method == "DELETE" else referrers or reply(404))
+        return probe(door, APP, known)
+
+
+def test_what_was_asked_and_answered_is_told_with_the_headers_that_name_the_software_and_no_others():
+    telling = {
+        "Docker-Distribution-Api-Version": "registry/2.0",
+        "Gitlab-Container-Registry-Version": "v4.0",
+        "Server": "nginx",
+        "X-Artifactory-Id": "abc",
+        "X-Jfrog-Version": "Artifactory/7.9",
+    }
+    found = probed(error(404, "MANIFEST_UNKNOWN", **telling, Set_Cookie="session=secret")).to_dict()
+    assert found["said"] == {"digest": "404 MANIFEST_UNKNOWN", "tag": "404 MANIFEST_UNKNOWN"}
+    assert found["headers"] == {name.lower(): text for name, text in telling.items()}
+    assert found["digest"].startswith("sha256:")
+    assert found["tag"].startswith("regaudit-probe-")
+    assert found["referrers"] is None
+
+
+def test_a_registry_that_takes_the_tag_for_a_broken_digest_deletes_no_tags():
+    with Hostile() as hostile, Registry(hostile.host) as door:
+        broken, unknown = error(400, "DIGEST_INVALID"), error(404, "MANIFEST_UNKNOWN")
+        hostile.on("*", lambda seen: unknown if "sha256:" in seen.path else broken)
+        found = probe(door, APP)
+    assert (found.deletion, found.tag_deletion) == (True, False)
+    assert found.said == {"digest": "404 MANIFEST_UNKNOWN", "tag": "400 DIGEST_INVALID"}
+
+
+def test_where_no_answer_came_nothing_is_known_and_the_reason_is_told():
+    found = probed(Cut(b"", 0))
+    assert (found.deletion, found.tag_deletion, found.referrers) == (None, None, None)
+    assert "ended before the answer" in found.said["digest"]
+    assert set(found.said) == {"digest"}
+    assert found.headers == {}
+
+
+@pytest.mark.parametrize(("answer", "listed"), [(NONE_LISTED, True), (reply(404), False), (error(403, "DENIED"), None)])
+def test_whether_referrers_are_listed_is_asked_of_a_manifest_that_is_there(answer, listed):
+    known = Digest.of(b"known")
+    assert probed(error(404, "MANIFEST_UNKNOWN"), known, answer).referrers is listed
+    assert probed(error(403, "DENIED"), known, answer).referrers is listed
+    assert probed(error(405, "UNSUPPORTED"), known, answer).referrers is None  # nothing will be deleted there
 
 
 @pytest.mark.parametrize(

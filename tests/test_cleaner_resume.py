@@ -111,9 +111,10 @@ def test_what_is_settled_is_not_asked_for_and_not_even_looked_at(shop):
 def test_a_plan_that_is_done_is_done_without_a_request(shop):
     image(shop.store, APP, "a", "a")
     made = shop.plan("a")
-    shop.execute(made)
-    assert shop.execute(made).counts() == {"deleted_before": 1}
-    assert shop.execute(made).counts() == {"deleted_before": 1}
+    first = shop.execute(made)
+    for _ in range(2):
+        (outcome,) = shop.execute(made).outcomes
+        assert (outcome.outcome, outcome.detail) == ("deleted_before", f"run {first.id}: deleted")
     assert not shop.sandbox.requests
 
 
@@ -136,6 +137,25 @@ def test_what_is_open_is_looked_at_before_anything_else_is_asked(shop, monkeypat
     assert first.id in run.outcomes[0].detail
     assert shop.sandbox.requests[0][1] == f"/v2/{APP}/manifests/{made.rows[0].digest}"
     assert history_of(shop.journal, made.hash).settled(made.rows[0].key)
+
+
+def test_what_is_open_stays_so_over_a_run_that_did_not_ask(shop, monkeypatch):
+    old = image(shop.store, APP, "a", "a")
+    made = shop.plan("a")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution.Execution, "_request", interrupt)
+        first = shop.execute(made)
+    newer = image(shop.store, APP, "newer", "a")
+    assert words(shop.execute(made)) == {"a": "skipped"}
+    past = history_of(shop.journal, made.hash).open(made.rows[0].key)
+    assert (past.run, past.outcome) == (first.id, "skipped")
+    shop.store.drop_manifest(APP, old)
+    assert words(shop.execute(made)) == {"a": "deleted_unconfirmed"}
+    assert shop.store.tags(APP)["a"] == newer
 
 
 def test_what_somebody_pushed_again_after_it_went_stays_with_its_children(shop):

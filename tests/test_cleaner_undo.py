@@ -73,6 +73,7 @@ def test_one_tag_comes_back_with_its_children_and_its_signatures_but_without_its
     assert set(deleted.app.tags()) == whole - {"stable", "0.9"}
     assert not deleted.there(deleted.plain)
     assert not deleted.there(deleted.other, deleted.web)
+    assert [outcome.tags for outcome in run.outcomes if outcome.digest == deleted.top] == [("1.0",)]
     order = [outcome.digest for outcome in run.outcomes]
     assert max(map(order.index, deleted.children)) < order.index(deleted.top) < order.index(deleted.sbom)
 
@@ -102,7 +103,7 @@ def test_part_after_part_everything_is_back(deleted):
 
 @pytest.mark.parametrize("name", ["nosuch", f"{APP}:nosuch", f"{APP}:keep", "sha256:" + "0" * 64, f"{WEB}:1.0"])
 def test_a_name_that_the_run_did_not_delete_is_refused_and_nothing_is_sent(deleted, name):
-    with pytest.raises(UsageError, match="REPOSITORY:TAG"):
+    with pytest.raises(UsageError, match=f"REPOSITORY:TAG.*; it deleted .*{APP}:0.9"):
         deleted.undo(name)
     assert set(deleted.app.tags()) == {"keep"}
 
@@ -148,7 +149,11 @@ def test_a_child_that_another_run_deleted_comes_back_with_its_index(deleted):
     assert first.counts() == {"deleted": 1}
     second = deleted.cleaner.execute(deleted.plan(f"{APP}:late"))
     assert second.counts() == {"deleted": 1}
-    assert deleted.cleaner.undo(first).ok
+    undone = deleted.cleaner.undo(first, only=f"{APP}:late-index")
+    assert [(o.digest, o.tags, o.outcome) for o in undone.outcomes] == [
+        (child, (), "restored"),
+        (top, ("late-index",), "restored"),
+    ]
     assert deleted.app.tags()["late-index"] == top
     assert deleted.there(child)
     assert "late" not in deleted.app.tags()

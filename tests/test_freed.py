@@ -1,6 +1,7 @@
 """After garbage collection a registry is asked which of the promised blobs are gone: on docker-registry, and where it answers oddly."""
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pandas as pd
@@ -137,6 +138,60 @@ def test_what_could_not_be_asked_for_is_unknown_and_never_gone(shop):
     assert freed.counts() == {"gone": 0, "there": 0, "unknown": 2}
     assert freed.blobs["detail"].str.len().gt(0).all()
     assert not freed.ok
+    assert str(freed) == f"run {run.id}: 0 of 2 blobs (0 B) are gone, 2 could not be asked for"
+
+
+def test_blobs_are_asked_for_also_behind_a_tag_that_went_alone(shop):
+    stored(shop.store, APP, "a", "a", "a-alias")
+    stored(shop.store, WEB, "b", "b")
+    stored(shop.store, WEB, "keep", "keep")
+    made = shop.plan("a", f"{WEB}:b", untag=True)
+    assert [row.action for row in made.rows] == ["delete_tag", "delete_manifest"]
+    freed = shop.cleaner.verify(shop.execute(made))
+    assert set(freed.blobs["repository"]) == {WEB}
+    assert freed.counts()["there"] == 2
+
+
+def test_a_notebook_shows_twenty_blobs_that_are_left_and_counts_the_others(shop):
+    names = [f"n{number:02}" for number in range(11)]
+    for name in names:
+        stored(shop.store, APP, name, name)
+    run = shop.execute(shop.plan(*names))
+    freed = shop.cleaner.verify(run)
+    page, fewer = freed._repr_html_(), replace(freed, blobs=freed.blobs[:20])._repr_html_()
+    assert page.count(">there</td>") == fewer.count(">there</td>") == 20
+    assert "<p>and 2 more in <code>freed.blobs</code></p>" in page
+    assert "more in" not in fewer
+    for cell in ("repository", "digest", "bytes", "state", "detail", APP, Digest(freed.blobs["digest"][0]).short):
+        assert f">{cell}</t" in page
+    assert repr(freed) == f"<Freed: {freed.headline()}>"
+    shop.store.collect_garbage()
+    assert "<table" not in shop.cleaner.verify(run)._repr_html_()
+
+
+def test_the_figures_are_there_as_plain_values(shop):
+    stored(shop.store, APP, "a", "a")
+    stored(shop.store, APP, "b", "b")
+    made = shop.plan("a", "b")
+    stored(shop.store, APP, "b2", "b")
+    run = shop.execute(made)
+    freed = shop.cleaner.verify(run)
+    assert freed.to_dict() == {
+        "run": run.id,
+        "registry": shop.registry.host,
+        "ok": False,
+        "gone": 0,
+        "there": 2,
+        "unknown": 0,
+        "gone_bytes": 0,
+        "there_bytes": freed.blobs["size_bytes"].sum(),
+        "unknown_bytes": 0,
+        "back": 1,
+    }
+    assert freed.bytes("there") > 0
+    own = freed.frame()
+    del own["state"]
+    assert "state" in freed.blobs
 
 
 def test_where_a_manifest_cannot_be_read_its_blobs_are_unknown(shop):

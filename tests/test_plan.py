@@ -301,6 +301,14 @@ def test_nothing_of_the_v1_interface_can_be_planned_whatever_is_asked_for():
     assert "registry.v1" in made.refused[0].detail
 
 
+@pytest.mark.parametrize("asked", [("a", "old", "older"), ("older", "old", "a")])
+def test_tags_of_the_v1_interface_are_told_from_others_in_the_same_plan(asked):
+    build = keeper().image(APP, tags=["a"]).v1(APP, "old").v1(APP, "older", image_id="1" * 64)
+    made = plan(build.snapshot(), app(*asked))
+    assert refusals(made) == {"old": "v1", "older": "v1"}
+    assert [row.tags for row in made.rows] == [("a",)]
+
+
 def test_every_refusal_has_a_test_here():
     source = Path(__file__).read_text("utf-8")
     assert all(f'"{refusal}"' in source for refusal in REFUSALS)
