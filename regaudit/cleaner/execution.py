@@ -310,7 +310,7 @@ class Execution:
 
     def _absent(self, row: PlanRow) -> tuple[str, str]:
         if row.key in self._kept:
-            return "deleted_unconfirmed", "the registry took it along with what it belonged to"
+            return "deleted_unconfirmed", "the registry took it along with what it belonged to, or somebody deleted it just then"
         if past := self._past.open(row.key):
             return "deleted_unconfirmed", f"run {past.run} had asked for it"
         return "already_absent", "it was not there any more"
