@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from docker_registry import push_repository
 from images import Pushed
 
-from regaudit.cleaner import execution
+from regaudit.cleaner import execution, surroundings
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.rows import PUT_INDEX
 from regaudit.cleaner.unfinished import settle_cut_off
@@ -450,7 +450,10 @@ def cut_off_outcomes(place):
 
 
 # The last thing before a request leaves, and the first after its answer was understood.
-MOMENTS = [((execution.Execution, "_last_look"), "not_deleted"), ((execution, "record_outcome"), "deleted_unconfirmed")]
+MOMENTS = [
+    ((surroundings.Surroundings, "last_look"), "not_deleted"),
+    ((execution, "record_outcome"), "deleted_unconfirmed"),
+]
 
 
 @pytest.mark.parametrize(("where", "outcome"), MOMENTS)

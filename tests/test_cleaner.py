@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxy import passed_on
 
-from regaudit.cleaner import execution
+from regaudit.cleaner import execution, surroundings
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.garbage import ENABLE_DELETION
 from regaudit.cleaner.journal import Journal
@@ -366,11 +366,11 @@ def test_a_newcomer_that_nests_deeper_than_anybody_does_is_not_read_for_ever(sho
         chain.append(index(shop.store, APP, chain[-1:], name=f"depth {depth}"))
     shop.store.set_tag(APP, "newcomer", chain[-1])
     assert shop.execute(made).ok
-    assert read(shop, chain) == 1 + execution._DEEPEST
+    assert read(shop, chain) == 1 + surroundings._DEEPEST
 
 
 def test_tags_that_lead_nowhere_hide_no_newcomer_behind_them(shop, monkeypatch):
-    monkeypatch.setattr(execution, "_FEW", 100)  # tags are read in their order
+    monkeypatch.setattr(surroundings, "_FEW", 100)  # tags are read in their order
     child = image(shop.store, APP, "child")
     index(shop.store, APP, [child], "old", name="old")
     made = shop.plan("old")
@@ -393,7 +393,7 @@ def test_a_tag_that_was_moved_survives_and_so_does_the_reviewed_digest(shop):
 
 
 def test_a_kept_tag_that_moves_onto_a_digest_of_the_plan_is_seen_when_all_tags_are_due_again(shop, monkeypatch):
-    monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
+    monkeypatch.setattr(surroundings, "_LOOK_AT_ALL_AFTER", 0.0)
     image(shop.store, APP, "a", "a")
     second = image(shop.store, APP, "b", "b")
     run = shop.execute(shop.plan("a", "b"), progress=lambda _: shop.store.set_tag(APP, "keep", second))
@@ -1183,7 +1183,7 @@ COUNTER = itertools.count()
 def test_whatever_others_do_between_two_rows_only_reviewed_digests_go_and_nothing_that_stays_breaks(
     playground, monkeypatch, before, during, chosen
 ):
-    monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
+    monkeypatch.setattr(surroundings, "_LOOK_AT_ALL_AFTER", 0.0)
     store, door, folder = playground
     repository = f"play/n{next(COUNTER)}"
     plain = [image(store, repository, f"m{n}", f"t{n}") for n in range(3)]
@@ -1290,7 +1290,7 @@ def test_an_interrupt_is_recorded_and_the_row_under_way_is_unknown(shop, monkeyp
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from regaudit.cleaner import execution
+from regaudit.cleaner import execution, surroundings
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.plan import Plan
@@ -1314,7 +1314,7 @@ def die_at(place, name, late=False):
 points = {
     "before intent": (Journal, "record_intent"), "after intent": (Journal, "record_intent", True),
     "after DELETE": (execution, "_alive"), "before outcome": (execution, "record_outcome"),
-    "after outcome": (execution, "record_outcome", True), "while looking": (execution.Execution, "_look"),
+    "after outcome": (execution, "record_outcome", True), "while looking": (surroundings.Surroundings, "look"),
     "while checking": (execution.Execution, "_check_kept"),
 }
 die_at(*points[point])

@@ -4,6 +4,7 @@ The runs that end early are killed for real (SIGKILL), at named points, on Debia
 """
 
 import signal
+import sqlite3
 import threading
 from collections import Counter
 
@@ -18,6 +19,7 @@ from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.history import history_of
 from regaudit.cleaner.plan import plan
 from regaudit.client.registry import Registry
+from regaudit.errors import JournalError
 from regaudit.inventory.collect import collect
 
 # How often each point of `killed.POINTS` is passed while the plan below is carried out: the process dies at any of them.
@@ -211,6 +213,38 @@ def test_a_deletion_that_was_cut_off_is_found_without_its_plan_until_something_e
     assert shop.cleaner.last_run(made).undone == undo.id
     assert shop.cleaner.interrupted_run() is None
     assert shop.execute(made).left == ()
+
+
+def test_the_plan_of_a_run_is_in_the_journal_once_and_is_gone_on_with_from_there(shop):
+    for name in ("a", "b", "c", "keep"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b", "c")
+    runs = [stopped_after(shop, made, 1), stopped_after(shop, made, 2)]
+    assert [shop.cleaner.planned(run) for run in runs] == [made, made]
+    assert [entry.event for entry in shop.journal.entries()].count("planned") == 1
+    assert set(words(shop.cleaner.execute(shop.cleaner.planned(runs[-1])))) == {"a", "b", "c"}
+    assert set(shop.store.tags(APP)) == {"keep"}
+
+
+def test_what_is_no_deletion_has_no_plan(shop):
+    image(shop.store, APP, "a", "a")
+    image(shop.store, APP, "keep", "keep")
+    run = shop.execute(shop.plan("a"))
+    undo = shop.cleaner.undo(run)
+    for name in (undo.id, "nonsense"):
+        with pytest.raises(JournalError, match=r"no plan of .*journal show"):
+            shop.cleaner.planned(name)
+
+
+def test_a_plan_that_was_changed_in_the_journal_is_not_gone_on_with(shop):
+    image(shop.store, APP, "a", "a")
+    image(shop.store, APP, "keep", "keep")
+    run = shop.execute(shop.plan("a"))
+    with sqlite3.connect(shop.journal.path) as file:
+        (data,) = file.execute("SELECT data FROM entries WHERE event = 'planned'").fetchone()
+        file.execute("UPDATE entries SET data = ? WHERE event = 'planned'", (data.replace('"a"', '"b"'),))
+    with pytest.raises(JournalError, match="not the one that was approved"):
+        shop.cleaner.planned(run)
 
 
 def test_a_cleaner_knows_whether_its_journal_is_in_use(shop):

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from regaudit.cleaner.execution import tag_digest
 from regaudit.cleaner.journal import Entry, Journal
 from regaudit.cleaner.outcomes import Outcome, record_outcome, recorded_run
 from regaudit.cleaner.rows import DELETE_TAG, PUT_INDEX
+from regaudit.cleaner.surroundings import tag_digest
 from regaudit.client import v2
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
