@@ -7,7 +7,7 @@ tally that takes a manifest at a time, a set of tuples for each fact.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -161,14 +161,7 @@ def _emptied(graph: RepositoryGraph, decision: _Decision, alone: set[str]) -> bo
 
 def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, str], facts: _Facts) -> list[PlanRow]:
     """Return the rows with every index before its children and every subject before what refers to it."""
-    needs = {
-        digest: tuple(
-            d
-            for d in dict.fromkeys((*graph.parents.get(digest, ()), *graph.subjects.get(digest, ())))
-            if d in decision.going
-        )
-        for digest in decision.going
-    }
+    needs = _needs(graph, decision.going)
     ordered = sorted(decision.going, key=lambda d: (graph.tags_of.get(d, ("~",)), d))
     first: list[str] = []
 
@@ -205,8 +198,22 @@ def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, 
     return rows
 
 
-def _topological(digests: list[str], needs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """Yield the digests, each after what it needs; a cycle, which hashes make all but impossible, is cut."""
+def _needs(graph: RepositoryGraph, going: Collection[str]) -> dict[str, list[str]]:
+    """Return what must go before each digest; what a digest is about only where that closes no circle."""
+    needs = {d: [p for p in graph.parents.get(d, ()) if p in going] for d in going}
+
+    def before(digest):
+        return {digest}.union(*(before(other) for other in needs[digest]))
+
+    for digest in sorted(going):
+        for subject in graph.subjects.get(digest, ()):
+            if subject in going and subject not in needs[digest] and digest not in before(subject):
+                needs[digest].append(subject)
+    return needs
+
+
+def _topological(digests: list[str], needs: Mapping[str, list[str]]) -> Iterator[str]:
+    """Yield the digests, each after what it needs."""
     done: set[str] = set()
     for start in digests:
         stack = [start]

@@ -474,6 +474,14 @@ def test_a_signature_that_somebody_gave_a_name_after_the_review_keeps_its_subjec
     assert set(shop.store.digests(APP)) >= {old, signature}
 
 
+def test_an_index_goes_before_what_it_lists_although_a_tag_says_that_it_signs_it(shop):
+    signature = image(shop.store, APP, "signature")
+    top = index(shop.store, APP, [signature], "old", f"{attached_tag(Digest(signature))}.sig")
+    made = shop.plan("old")
+    assert [(row.digest, row.needs) for row in made.rows] == [(top, ()), (signature, (f"{APP}@{top}",))]
+    assert shop.execute(made).counts() == {"deleted": 2}
+
+
 def test_a_referrer_that_is_listed_and_gone_keeps_nothing(shop, monkeypatch):
     old = image(shop.store, APP, "old", "old")
     made = shop.plan("old")

@@ -8,7 +8,7 @@ a person has clicked, only where the click made a difference.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC
@@ -365,14 +365,7 @@ def _emptied(graph: RepositoryGraph, decision: _Decision, alone: set[str]) -> bo
 
 def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, str], facts: _Facts) -> list[Draft]:
     """Draft the rows, with every index before its children and every subject before what refers to it, group by group."""
-    needs = {
-        digest: tuple(
-            d
-            for d in dict.fromkeys((*graph.parents.get(digest, ()), *graph.subjects.get(digest, ())))
-            if d in decision.going
-        )
-        for digest in decision.going
-    }
+    needs = _needs(graph, decision.going)
     rows, done = [], set[str]()
     for digest in _topological(_in_groups(graph, decision), needs):
         role, along = decision.going[digest]
@@ -392,6 +385,31 @@ def _ordered(graph: RepositoryGraph, decision: _Decision, reasons: Mapping[str, 
         )
         done.add(digest)
     return rows
+
+
+def _needs(graph: RepositoryGraph, going: Collection[str]) -> dict[str, list[str]]:
+    """Return what must go before each digest: the indexes that list it, and what it is about, unless that comes after it.
+
+    Hashes allow no circle, and tags do: that of a signature may be set to an index that lists what it signs. Then the
+    index goes first all the same, for a run may end behind any row.
+    """
+    needs = {digest: [p for p in dict.fromkeys(graph.parents.get(digest, ())) if p in going] for digest in going}
+    for digest in sorted(digest for digest in going if digest in graph.subjects):
+        for subject in graph.subjects[digest]:
+            if subject in going and subject not in needs[digest] and not _comes_after(subject, digest, needs):
+                needs[digest].append(subject)
+    return needs
+
+
+def _comes_after(digest: str, other: str, needs: Mapping[str, list[str]]) -> bool:
+    """Return whether a digest is another one, or must go after it."""
+    waiting, seen = [digest], {digest}
+    while waiting:
+        if (one := waiting.pop()) == other:
+            return True
+        waiting += [before for before in needs[one] if before not in seen]
+        seen.update(needs[one])
+    return False
 
 
 def _in_groups(graph: RepositoryGraph, decision: _Decision) -> list[str]:
@@ -416,8 +434,8 @@ def _in_groups(graph: RepositoryGraph, decision: _Decision) -> list[str]:
     return [*ordered, *(digest for digest in by_name if digest not in ordered)]
 
 
-def _topological(digests: list[str], needs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """Yield the digests, each after what it needs; a cycle, which hashes make all but impossible, is cut."""
+def _topological(digests: list[str], needs: Mapping[str, list[str]]) -> Iterator[str]:
+    """Yield the digests, each after what it needs; a circle is cut, which takes indexes that lie about their children."""
     done: set[str] = set()
     for start in digests:
         if not needs[start]:
