@@ -260,6 +260,7 @@ def test_progress_hears_each_outcome_and_the_run_is_what_the_journal_says(shop):
     assert [o.key for o in heard] == [o.key for o in run.outcomes] == [row.key for row in made.rows]
     assert list(heard[0].to_dict()) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]
     assert heard[0].to_dict()["tags"] == ["old", "old-alias"]
+    assert [outcome.tags for outcome in heard] == [outcome.tags for outcome in run.outcomes]
     assert shop.cleaner.last_run(made) == run == shop.cleaner.run(run.id)
     frame = run.frame()
     assert list(frame) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]

@@ -191,6 +191,18 @@ def test_after_an_undo_that_did_not_end_every_row_is_looked_at(shop):
     assert sorted(shop.execute(made).counts().items()) == [("already_absent", 1), ("deleted", 1)]
 
 
+def test_a_plan_does_not_go_on_with_the_run_of_another(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b")
+    part = made.select([made.rows[0].key]).approve("Ada")
+    first = shop.execute(part)
+    run = shop.execute(made)
+    assert run.resumes == ()
+    assert run.counts() == {"already_absent": 1, "deleted": 1}
+    assert shop.execute(part).resumes == (first.id,)
+
+
 def test_the_command_line_says_after_which_run_it_goes_on(shop):
     image(shop.store, APP, "a", "a")
     made = shop.plan("a")
