@@ -722,8 +722,10 @@ def test_what_cannot_be_read_afterwards_is_unknown_and_the_next_run_learns_it(fr
     made = front.shop.plan("a")
     assert only(front.shop.execute(made)) == "unknown"
     front.gets_after = None
-    assert only(front.shop.execute(made)) == "deleted_unconfirmed"
+    again = front.shop.execute(made)
+    assert only(again) == "deleted_unconfirmed"
     assert len(front.deletes) == 1
+    assert only(front.shop.cleaner.undo(again)) == "restored"
 
 
 @pytest.mark.parametrize(
@@ -1101,6 +1103,15 @@ def test_a_list_that_cannot_be_read_after_it_was_written_is_unknown_and_the_next
     for run in (second, first):
         listing.cleaner.undo(run)
     assert listing.store.tags(APP)[listing.tag] == listing.list
+
+
+def test_a_list_that_is_found_shortened_after_it_was_not_seen_written_may_be_our_doing(listing):
+    listing.sandbox.faults.add(method="PUT", path=f"/v2/{APP}/manifests/*", status=403)
+    first = listing.execute(listing.made)
+    shortened(listing)
+    again = listing.execute(listing.made)
+    assert again.counts() == {"deleted_before": 1, "rewritten": 1}
+    assert again.outcomes[1].detail == f"run {first.id} had asked for it"
 
 
 def removed(shop):

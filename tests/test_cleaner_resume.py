@@ -114,10 +114,13 @@ def test_a_plan_that_is_done_is_done_without_a_request(shop):
     image(shop.store, APP, "a", "a")
     made = shop.plan("a")
     first = shop.execute(made)
-    for _ in range(2):
-        (outcome,) = shop.execute(made).outcomes
-        assert (outcome.outcome, outcome.detail) == ("deleted_before", f"run {first.id}: deleted")
+    second, third = shop.execute(made), shop.execute(made)
     assert not shop.sandbox.requests
+    for run in (second, third):
+        (outcome,) = run.outcomes
+        assert (outcome.outcome, outcome.detail) == ("deleted_before", f"run {first.id}: deleted")
+    assert f"(goes on after {first.id}, {second.id})" in str(third)
+    assert words(shop.cleaner.undo(third)) == {"a": "restored"}  # the newest knows all that the plan has done
 
 
 def test_what_is_open_is_looked_at_before_anything_else_is_asked(shop, monkeypatch):
