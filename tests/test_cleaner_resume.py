@@ -185,6 +185,14 @@ def test_after_an_undo_the_plan_deletes_again(shop):
     assert content(shop.store) == after
 
 
+def test_after_an_undo_of_a_part_only_that_part_is_asked_for_again(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b")
+    assert shop.cleaner.undo(shop.execute(made), only=f"{APP}:a").ok
+    assert words(shop.execute(made)) == {"a": "deleted", "b": "deleted_before"}
+
+
 def test_after_an_undo_that_did_not_end_every_row_is_looked_at(shop):
     for name in ("a", "b"):
         image(shop.store, APP, name, name)
