@@ -136,7 +136,7 @@ def test_what_is_open_is_looked_at_before_anything_else_is_asked(shop, monkeypat
         patch.setattr(execution, "_alive", interrupt)
         first = shop.execute(made)
     assert words(first) == {"a": "unknown"}
-    assert [p.open for p in history_of(shop.journal, made.hash).rows.values()] == [True]
+    assert [(p.outcome, p.open) for p in history_of(shop.journal, made.hash).rows.values()] == [("unknown", True)]
     run = shop.execute(made)
     assert words(run) == {"a": "deleted_unconfirmed", "b": "deleted"}
     assert first.id in run.outcomes[0].detail
@@ -185,6 +185,14 @@ def test_after_an_undo_the_plan_deletes_again(shop):
     assert content(shop.store) == after
 
 
+def test_after_an_undo_of_a_part_only_that_part_is_asked_for_again(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b")
+    assert shop.cleaner.undo(shop.execute(made), only=f"{APP}:a").ok
+    assert words(shop.execute(made)) == {"a": "deleted", "b": "deleted_before"}
+
+
 def test_after_an_undo_that_did_not_end_every_row_is_looked_at(shop):
     for name in ("a", "b"):
         image(shop.store, APP, name, name)
@@ -204,6 +212,18 @@ def test_a_plan_does_not_go_on_with_the_run_of_another(shop):
     assert run.resumes == ()
     assert run.counts() == {"already_absent": 1, "deleted": 1}
     assert shop.execute(part).resumes == (first.id,)
+
+
+def test_an_undo_of_another_plan_that_did_not_end_says_nothing_of_this_one(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made, other = shop.plan("a"), shop.plan("b")
+    shop.execute(made)
+    stop = threading.Event()
+    stop.set()
+    assert shop.cleaner.undo(shop.execute(other), stop=stop).stopped
+    assert words(shop.execute(made)) == {"a": "deleted_before"}
+    assert not shop.sandbox.requests
 
 
 def test_the_command_line_says_after_which_run_it_goes_on(shop):
