@@ -1,7 +1,7 @@
 # The two commands for a fresh machine: `make demo` and `make test`. Everything goes into .venv.
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_OPTIONS ?= -n auto --dist loadfile
+PYTEST_OPTIONS ?= -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo notebook test test-browser lint bench docs fuzz soak check-dependencies sbom clean
 

@@ -52,6 +52,24 @@ _COUNTER = itertools.count(1)
 T = TypeVar("T")
 
 
+# Files of a minute each. With several workers they come first, or one of these would be alone at the end.
+_LONGEST = (
+    "test_browser",
+    "test_docs",
+    "test_real_audit",
+    "test_notebook",
+    "test_proof_bytes",
+    "test_cli",
+    "test_plan",
+    "test_cleaner",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
+
 def cases(few: T, many: T) -> T:
     """Return how many cases a proof takes: few in every run, many where ``HYPOTHESIS_PROFILE=long``."""
     return many if _LONG else few

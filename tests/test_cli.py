@@ -108,8 +108,8 @@ def test_the_journal_names_runs_and_approvals_and_verifies(shell, served):
     assert "deleted" in shown
     assert shell("journal", "verify", served.host).exit_code == 0
     lines = [json.loads(line) for line in shell("journal", "export", served.host).output.splitlines()]
-    assert lines[0]["event"] == "started"
-    assert lines[0]["data"]["approval"]["reason"] == "full disk"
+    assert [line["event"] for line in lines[:2]] == ["planned", "started"]
+    assert lines[1]["data"]["approval"]["reason"] == "full disk"
     assert "(full disk)" in shown
     rows = shell("journal", "show", served.host, "--run", lines[0]["run"]).output
     assert "legacy/billing" in rows
@@ -122,8 +122,8 @@ def test_the_audit_trail_comes_as_csv_too_safe_in_a_spreadsheet(shell, served):
     shell("apply", "plan.json")
     text = shell("journal", "export", served.host, "--format", "csv").output
     rows = list(csv.DictReader(text.splitlines()))
-    assert [row["event"] for row in rows][:3] == ["started", "probed", "intent"]
-    assert rows[0]["approved_by"] == "'=cmd()"
+    assert [row["event"] for row in rows][:4] == ["planned", "started", "probed", "intent"]
+    assert rows[1]["approved_by"] == "'=cmd()"
     gone = {(row["repository"], row["digest"]) for row in rows if row["outcome"] == "deleted"}
     assert ("legacy/billing", next(r["digest"] for r in rows if r["repository"] == "legacy/billing")) in gone
     count = len(shell("journal", "export", served.host, "--format", "jsonl").output.splitlines())
