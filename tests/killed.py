@@ -6,7 +6,7 @@ import resource
 import signal
 
 from regaudit.analysis.report import report
-from regaudit.cleaner import execution
+from regaudit.cleaner import execution, surroundings
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.plan import Plan
@@ -53,7 +53,7 @@ def _records(event):
 
 # What is called there, whether it still does its work, and which of its calls are meant.
 POINTS = {
-    "the list was not read": (execution.Execution, "_look", False, _always),
+    "the list was not read": (surroundings.Surroundings, "look", False, _always),
     "before the intent": (Journal, "record_intent", False, _always),
     "in the middle of recording the intent": (Journal, "_add", True, _records("intent")),
     "between intent and request": (execution.Execution, "_request", False, _always),

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from docker_registry import push_repository
 from images import Pushed
 
-from regaudit.cleaner import execution
+from regaudit.cleaner import execution, surroundings
 from regaudit.cleaner.journal import Journal
-from regaudit.cleaner.rows import PUT_INDEX
+from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PUT_INDEX
 from regaudit.cleaner.unfinished import settle_cut_off
 from regaudit.cli import main
 from regaudit.client.registry import Registry
@@ -450,7 +450,10 @@ def cut_off_outcomes(place):
 
 
 # The last thing before a request leaves, and the first after its answer was understood.
-MOMENTS = [((execution.Execution, "_last_look"), "not_deleted"), ((execution, "record_outcome"), "deleted_unconfirmed")]
+MOMENTS = [
+    ((surroundings.Surroundings, "last_look"), "not_deleted"),
+    ((execution, "record_outcome"), "deleted_unconfirmed"),
+]
 
 
 @pytest.mark.parametrize(("where", "outcome"), MOMENTS)
@@ -494,6 +497,33 @@ def test_of_a_list_that_was_being_written_the_digest_tells(place, written, outco
         assert settle_cut_off(registry, journal) == ()
 
 
+def test_of_a_run_that_was_cut_off_only_what_is_open_is_looked_at_and_a_404_of_who_knows_nothing_tells_nothing(place):
+    digests = [place.image(APP, f"v{number}", days=3) for number in range(4)]
+    with Journal(place.journal) as journal, Registry(place.sandbox.host) as registry:
+        journal.record("cut", "started", kind="delete", rows=[], registry=place.sandbox.host)
+        for number, digest in enumerate(digests):
+            row = {"repository": APP, "digest": digest, "tags": [f"v{number}"]}
+            row["action"] = DELETE_TAG if number == 3 else DELETE_MANIFEST
+            media_type, raw = place.store.manifest(APP, digest)
+            journal.record_intent("cut", f"row {number}", **row, media_type=media_type, raw=raw)
+            if number == 0:
+                journal.record("cut", "outcome", "row 0", **row, outcome="denied")
+        place.store.set_tag(APP, "v3", digests[0])  # what it was is not asked for, and it is not gone either
+        path = f"/v2/{APP}/manifests/{digests[2]}"
+        fault = place.sandbox.faults.add(method="GET", path=path, status=404, code="NAME_UNKNOWN")
+        (first,) = settle_cut_off(registry, journal)
+        assert [(seen.key, seen.outcome) for seen in first.settled] == [("row 1", "not_deleted"), ("row 3", "unknown")]
+        looked = "of its rows were looked at and recorded"
+        assert str(first) == f"run cut was cut off; 2 {looked}, and 1 could not be looked at"
+        assert journal.last("cut", "", "finished") is None
+        place.sandbox.faults.remove(fault)
+        (second,) = settle_cut_off(registry, journal)
+        assert [(seen.key, seen.outcome) for seen in second.settled] == [("row 2", "not_deleted")]
+        assert second.settled[0].detail == "the run was cut off; this is what was seen later"
+        assert str(second) == f"run cut was cut off; 1 {looked}. It can be undone: regaudit undo cut"
+        assert journal.last("cut", "", "finished").data == {"stopped": True, "cut_off": True}
+
+
 def test_what_cannot_be_looked_at_stays_open_until_it_can(place, monkeypatch):
     place.usual()
     kill(place, monkeypatch, execution, "record_outcome")
@@ -508,11 +538,13 @@ def test_an_undo_that_was_cut_off_is_told_of_until_it_was_typed_again(place):
     place.usual()
     run = place.clean().report["run"]["id"]
     with Journal(place.journal) as journal:
-        journal.record("cut", "started", kind="undo", undoes=run, registry=place.sandbox.host, only=[])
-    (said,) = place.clean().report["cut_off"]
-    assert "run cut (undo) was cut off" in said
+        for name, undoes in (("cut", run), ("other", "another run")):
+            journal.record(name, "started", kind="undo", undoes=undoes, registry=place.sandbox.host, only=[])
+    told = [f"run {name} (undo) was cut off: type the same command again to go on with it" for name in ("cut", "other")]
+    for _ in range(2):
+        assert place.clean("--policy", without_approval(place)).report["cut_off"] == told
     assert place("undo", run, "--journal", place.journal).exit_code == 0
-    assert place.clean("--policy", without_approval(place)).report["cut_off"] == []
+    assert place.clean("--policy", without_approval(place)).report["cut_off"] == told[1:]
 
 
 def test_a_run_that_was_killed_is_told_of_and_its_open_question_answered(place, monkeypatch):

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxy import passed_on
 
-from regaudit.cleaner import execution
+from regaudit.cleaner import execution, surroundings
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.garbage import ENABLE_DELETION
 from regaudit.cleaner.journal import Journal
@@ -260,6 +260,7 @@ def test_progress_hears_each_outcome_and_the_run_is_what_the_journal_says(shop):
     assert [o.key for o in heard] == [o.key for o in run.outcomes] == [row.key for row in made.rows]
     assert list(heard[0].to_dict()) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]
     assert heard[0].to_dict()["tags"] == ["old", "old-alias"]
+    assert [outcome.tags for outcome in heard] == [outcome.tags for outcome in run.outcomes]
     assert shop.cleaner.last_run(made) == run == shop.cleaner.run(run.id)
     frame = run.frame()
     assert list(frame) == ["key", "repository", "digest", "tags", "action", "outcome", "detail", "at"]
@@ -366,11 +367,11 @@ def test_a_newcomer_that_nests_deeper_than_anybody_does_is_not_read_for_ever(sho
         chain.append(index(shop.store, APP, chain[-1:], name=f"depth {depth}"))
     shop.store.set_tag(APP, "newcomer", chain[-1])
     assert shop.execute(made).ok
-    assert read(shop, chain) == 1 + execution._DEEPEST
+    assert read(shop, chain) == 1 + surroundings._DEEPEST
 
 
 def test_tags_that_lead_nowhere_hide_no_newcomer_behind_them(shop, monkeypatch):
-    monkeypatch.setattr(execution, "_FEW", 100)  # tags are read in their order
+    monkeypatch.setattr(surroundings, "_FEW", 100)  # tags are read in their order
     child = image(shop.store, APP, "child")
     index(shop.store, APP, [child], "old", name="old")
     made = shop.plan("old")
@@ -393,7 +394,7 @@ def test_a_tag_that_was_moved_survives_and_so_does_the_reviewed_digest(shop):
 
 
 def test_a_kept_tag_that_moves_onto_a_digest_of_the_plan_is_seen_when_all_tags_are_due_again(shop, monkeypatch):
-    monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
+    monkeypatch.setattr(surroundings, "_LOOK_AT_ALL_AFTER", 0.0)
     image(shop.store, APP, "a", "a")
     second = image(shop.store, APP, "b", "b")
     run = shop.execute(shop.plan("a", "b"), progress=lambda _: shop.store.set_tag(APP, "keep", second))
@@ -598,6 +599,7 @@ TABLE = {
         "refused_by_registry",
         True,
     ),
+    "400 immutable": (instead(error(400, "REFUSED", "tag is immutable")), "refused_by_registry", True),
     "412 immutable": (instead(error(412, "PRECONDITION", "tag is immutable")), "refused_by_registry", True),
     "503 again and again": (instead(error(503, "UNAVAILABLE", Retry_After="0")), "rate_limited", False),
     "429 for hours": (instead(error(429, "TOOMANYREQUESTS", Retry_After="20000")), "rate_limited", False),
@@ -632,6 +634,7 @@ SAYS = {
     "409": "the registry keeps it (409 CONFLICT): an index or an artifact that is not in the plan needs it",
     "423": "the registry keeps it (423 LOCKED): unlock it there, and apply the same plan again",
     "400 referenced": "the registry keeps it (400 REFUSED manifest is referenced by an index): an index or an artifact that",
+    "400 immutable": "the registry keeps it (400 REFUSED tag is immutable): unlock it there",
     "412 immutable": "the registry keeps it (412 PRECONDITION tag is immutable): unlock it there",
     "503 again and again": "the registry asks for fewer requests: go on later with the same plan",
     "429 for hours": "the registry asks to wait 20000 s",
@@ -721,8 +724,10 @@ def test_what_cannot_be_read_afterwards_is_unknown_and_the_next_run_learns_it(fr
     made = front.shop.plan("a")
     assert only(front.shop.execute(made)) == "unknown"
     front.gets_after = None
-    assert only(front.shop.execute(made)) == "deleted_unconfirmed"
+    again = front.shop.execute(made)
+    assert only(again) == "deleted_unconfirmed"
     assert len(front.deletes) == 1
+    assert only(front.shop.cleaner.undo(again)) == "restored"
 
 
 @pytest.mark.parametrize(
@@ -1102,6 +1107,15 @@ def test_a_list_that_cannot_be_read_after_it_was_written_is_unknown_and_the_next
     assert listing.store.tags(APP)[listing.tag] == listing.list
 
 
+def test_a_list_that_is_found_shortened_after_it_was_not_seen_written_may_be_our_doing(listing):
+    listing.sandbox.faults.add(method="PUT", path=f"/v2/{APP}/manifests/*", status=403)
+    first = listing.execute(listing.made)
+    shortened(listing)
+    again = listing.execute(listing.made)
+    assert again.counts() == {"deleted_before": 1, "rewritten": 1}
+    assert again.outcomes[1].detail == f"run {first.id} had asked for it"
+
+
 def removed(shop):
     shop.store.delete_manifest(APP, shop.list)
 
@@ -1191,7 +1205,7 @@ COUNTER = itertools.count()
 def test_whatever_others_do_between_two_rows_only_reviewed_digests_go_and_nothing_that_stays_breaks(
     playground, monkeypatch, before, during, chosen
 ):
-    monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
+    monkeypatch.setattr(surroundings, "_LOOK_AT_ALL_AFTER", 0.0)
     store, door, folder = playground
     repository = f"play/n{next(COUNTER)}"
     plain = [image(store, repository, f"m{n}", f"t{n}") for n in range(3)]
@@ -1298,7 +1312,7 @@ def test_an_interrupt_is_recorded_and_the_row_under_way_is_unknown(shop, monkeyp
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from regaudit.cleaner import execution
+from regaudit.cleaner import execution, surroundings
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.plan import Plan
@@ -1322,7 +1336,7 @@ def die_at(place, name, late=False):
 points = {
     "before intent": (Journal, "record_intent"), "after intent": (Journal, "record_intent", True),
     "after DELETE": (execution, "_alive"), "before outcome": (execution, "record_outcome"),
-    "after outcome": (execution, "record_outcome", True), "while looking": (execution.Execution, "_look"),
+    "after outcome": (execution, "record_outcome", True), "while looking": (surroundings.Surroundings, "look"),
     "while checking": (execution.Execution, "_check_kept"),
 }
 die_at(*points[point])

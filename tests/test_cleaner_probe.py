@@ -131,6 +131,14 @@ def test_what_was_asked_and_answered_is_told_with_the_headers_that_name_the_soft
     assert found["referrers"] is None
 
 
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_registry_that_accepts_what_cannot_be_there_deletes_manifests_and_tags(status):
+    found = probed(reply(status, length=None if status == 204 else -1))
+    assert (found.deletion, found.tag_deletion) == (True, True)
+    assert found.said == {"digest": str(status), "tag": str(status)}
+    assert found.headers == {}
+
+
 def test_a_registry_that_takes_the_tag_for_a_broken_digest_deletes_no_tags():
     with Hostile() as hostile, Registry(hostile.host) as door:
         broken, unknown = error(400, "DIGEST_INVALID"), error(404, "MANIFEST_UNKNOWN")

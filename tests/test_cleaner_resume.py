@@ -4,6 +4,7 @@ The runs that end early are killed for real (SIGKILL), at named points, on Debia
 """
 
 import signal
+import sqlite3
 import threading
 from collections import Counter
 
@@ -18,6 +19,7 @@ from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.history import history_of
 from regaudit.cleaner.plan import plan
 from regaudit.client.registry import Registry
+from regaudit.errors import JournalError
 from regaudit.inventory.collect import collect
 
 # How often each point of `killed.POINTS` is passed while the plan below is carried out: the process dies at any of them.
@@ -112,10 +114,13 @@ def test_a_plan_that_is_done_is_done_without_a_request(shop):
     image(shop.store, APP, "a", "a")
     made = shop.plan("a")
     first = shop.execute(made)
-    for _ in range(2):
-        (outcome,) = shop.execute(made).outcomes
-        assert (outcome.outcome, outcome.detail) == ("deleted_before", f"run {first.id}: deleted")
+    second, third = shop.execute(made), shop.execute(made)
     assert not shop.sandbox.requests
+    for run in (second, third):
+        (outcome,) = run.outcomes
+        assert (outcome.outcome, outcome.detail) == ("deleted_before", f"run {first.id}: deleted")
+    assert f"(goes on after {first.id}, {second.id})" in str(third)
+    assert words(shop.cleaner.undo(third)) == {"a": "restored"}  # the newest knows all that the plan has done
 
 
 def test_what_is_open_is_looked_at_before_anything_else_is_asked(shop, monkeypatch):
@@ -131,7 +136,7 @@ def test_what_is_open_is_looked_at_before_anything_else_is_asked(shop, monkeypat
         patch.setattr(execution, "_alive", interrupt)
         first = shop.execute(made)
     assert words(first) == {"a": "unknown"}
-    assert [p.open for p in history_of(shop.journal, made.hash).rows.values()] == [True]
+    assert [(p.outcome, p.open) for p in history_of(shop.journal, made.hash).rows.values()] == [("unknown", True)]
     run = shop.execute(made)
     assert words(run) == {"a": "deleted_unconfirmed", "b": "deleted"}
     assert first.id in run.outcomes[0].detail
@@ -180,6 +185,14 @@ def test_after_an_undo_the_plan_deletes_again(shop):
     assert content(shop.store) == after
 
 
+def test_after_an_undo_of_a_part_only_that_part_is_asked_for_again(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b")
+    assert shop.cleaner.undo(shop.execute(made), only=f"{APP}:a").ok
+    assert words(shop.execute(made)) == {"a": "deleted", "b": "deleted_before"}
+
+
 def test_after_an_undo_that_did_not_end_every_row_is_looked_at(shop):
     for name in ("a", "b"):
         image(shop.store, APP, name, name)
@@ -187,6 +200,30 @@ def test_after_an_undo_that_did_not_end_every_row_is_looked_at(shop):
     stop = threading.Event()
     shop.cleaner.undo(shop.execute(made), stop=stop, progress=lambda _: stop.set())
     assert sorted(shop.execute(made).counts().items()) == [("already_absent", 1), ("deleted", 1)]
+
+
+def test_a_plan_does_not_go_on_with_the_run_of_another(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b")
+    part = made.select([made.rows[0].key]).approve("Ada")
+    first = shop.execute(part)
+    run = shop.execute(made)
+    assert run.resumes == ()
+    assert run.counts() == {"already_absent": 1, "deleted": 1}
+    assert shop.execute(part).resumes == (first.id,)
+
+
+def test_an_undo_of_another_plan_that_did_not_end_says_nothing_of_this_one(shop):
+    for name in ("a", "b"):
+        image(shop.store, APP, name, name)
+    made, other = shop.plan("a"), shop.plan("b")
+    shop.execute(made)
+    stop = threading.Event()
+    stop.set()
+    assert shop.cleaner.undo(shop.execute(other), stop=stop).stopped
+    assert words(shop.execute(made)) == {"a": "deleted_before"}
+    assert not shop.sandbox.requests
 
 
 def test_the_command_line_says_after_which_run_it_goes_on(shop):
@@ -211,6 +248,38 @@ def test_a_deletion_that_was_cut_off_is_found_without_its_plan_until_something_e
     assert shop.cleaner.last_run(made).undone == undo.id
     assert shop.cleaner.interrupted_run() is None
     assert shop.execute(made).left == ()
+
+
+def test_the_plan_of_a_run_is_in_the_journal_once_and_is_gone_on_with_from_there(shop):
+    for name in ("a", "b", "c", "keep"):
+        image(shop.store, APP, name, name)
+    made = shop.plan("a", "b", "c")
+    runs = [stopped_after(shop, made, 1), stopped_after(shop, made, 2)]
+    assert [shop.cleaner.planned(run) for run in runs] == [made, made]
+    assert [entry.event for entry in shop.journal.entries()].count("planned") == 1
+    assert set(words(shop.cleaner.execute(shop.cleaner.planned(runs[-1])))) == {"a", "b", "c"}
+    assert set(shop.store.tags(APP)) == {"keep"}
+
+
+def test_what_is_no_deletion_has_no_plan(shop):
+    image(shop.store, APP, "a", "a")
+    image(shop.store, APP, "keep", "keep")
+    run = shop.execute(shop.plan("a"))
+    undo = shop.cleaner.undo(run)
+    for name in (undo.id, "nonsense"):
+        with pytest.raises(JournalError, match=r"no plan of .*journal show"):
+            shop.cleaner.planned(name)
+
+
+def test_a_plan_that_was_changed_in_the_journal_is_not_gone_on_with(shop):
+    image(shop.store, APP, "a", "a")
+    image(shop.store, APP, "keep", "keep")
+    run = shop.execute(shop.plan("a"))
+    with sqlite3.connect(shop.journal.path) as file:
+        (data,) = file.execute("SELECT data FROM entries WHERE event = 'planned'").fetchone()
+        file.execute("UPDATE entries SET data = ? WHERE event = 'planned'", (data.replace('"a"', '"b"'),))
+    with pytest.raises(JournalError, match="not the one that was approved"):
+        shop.cleaner.planned(run)
 
 
 def test_a_cleaner_knows_whether_its_journal_is_in_use(shop):

@@ -44,8 +44,8 @@ def durable(path):
         return {entry.key for entry in journal.entries() if entry.event == "intent"}
 
 
-def planned(shop):
-    made = shop.plan("a", "b", "c")
+def planned(shop, names="abc"):
+    made = shop.plan(*names)
     shop.keys = {row.key for row in made.rows}
     shop.sandbox.requests.clear()
     return made
@@ -82,9 +82,11 @@ def test_a_journal_cut_at_any_page_is_refused_or_goes_on_with_every_intent_in_it
 def test_a_disk_that_is_full_after_any_number_of_pages_stops_the_run_before_what_it_could_not_record(
     shop, processes, tmp_path
 ):
-    made = planned(shop)
+    for name in "def":
+        image(shop.store, APP, name, name)
+    made = planned(shop, "abcdef")
     file, journal = made.save(tmp_path / "plan.json"), tmp_path / "small" / "journal.sqlite"
-    after, failures = set(shop.store.tags(APP)) - {"a", "b", "c"}, set()
+    after, failures = set(shop.store.tags(APP)) - set("abcdef"), set()
     Journal(journal).close()
     for pages in range(journal.stat().st_size // PAGE, 100, 2):  # a run that is stopped leaves a page behind
         answer = run(processes, apply_on_a_small_disk, shop.sandbox.host, file, journal, pages * PAGE)
@@ -98,7 +100,7 @@ def test_a_disk_that_is_full_after_any_number_of_pages_stops_the_run_before_what
     assert set(shop.store.tags(APP)) == after
     with Cleaner(shop.registry, journal=journal) as cleaner:
         assert cleaner.undo(cleaner.last_run(made)).ok
-    assert set(shop.store.tags(APP)) == after | {"a", "b", "c"}
+    assert set(shop.store.tags(APP)) == after | set("abcdef")
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["no journal yet", "a journal that may be written"])

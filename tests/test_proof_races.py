@@ -15,8 +15,8 @@ from registries import Made, Shelf
 
 from regaudit.cleaner import execution
 from regaudit.cleaner.cleaner import Cleaner
-from regaudit.cleaner.execution import tag_digest
 from regaudit.cleaner.plan import plan
+from regaudit.cleaner.surroundings import tag_digest
 from regaudit.client.registry import Registry
 from regaudit.inventory.collect import collect
 from regaudit.manifest import OCI_CONFIG, OCI_MANIFEST

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from regaudit.cleaner import execution
+from regaudit.cleaner import execution, surroundings
 from regaudit.cleaner.cleaner import Cleaner
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.plan import plan
@@ -507,7 +507,7 @@ def lives(ground, monkeypatch, *, count, steps):
     """Live so many lives on a ground, say what happened in them, and return it."""
     monkeypatch.setattr(execution, "_VISIBLE_AFTER", 0.0)
     monkeypatch.setattr(execution, "_LOOK_EVERY", (0.001,))
-    monkeypatch.setattr(execution, "_LOOK_AT_ALL_AFTER", 0.0)
+    monkeypatch.setattr(surroundings, "_LOOK_AT_ALL_AFTER", 0.0)
     monkeypatch.setattr(Life, "ground", ground)
     monkeypatch.setattr(Life, "whole", steps)
     TALLY.clear()

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from regaudit.cleaner.execution import is_there
 from regaudit.cleaner.journal import Journal
 from regaudit.cleaner.outcomes import Outcome, Report, Run, Stop, ended, new_run, record_outcome, recorded_run
 from regaudit.cleaner.plan import Plan
 from regaudit.cleaner.rows import DELETE_MANIFEST, PUT_INDEX, PlanRow
+from regaudit.cleaner.surroundings import is_there
 from regaudit.cleaner.undo import restore_tags
 from regaudit.client import layout as layouts
 from regaudit.client import upload, write

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from regaudit.cleaner.capabilities import probe
@@ -40,12 +39,13 @@ from regaudit.cleaner.outcomes import (
 )
 from regaudit.cleaner.plan import Plan
 from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PUT_INDEX, PlanRow
+from regaudit.cleaner.surroundings import Surroundings, is_there, still_a_registry, tag_digest
 from regaudit.client import v2, write
 from regaudit.client.exchange import Conversation, Request, Response, Session, Wait
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
 from regaudit.manifest import AnyManifest, Index, Manifest
-from regaudit.reference import Digest, attached_tag, split_attached_tag, subject_of_tag
+from regaudit.reference import Digest
 from regaudit.text import clean, redact
 
 logger = logging.getLogger("regaudit.cleaner")
@@ -53,67 +53,8 @@ logger = logging.getLogger("regaudit.cleaner")
 # How long a registry may take to show that a manifest is gone, and how often to look (seconds).
 _VISIBLE_AFTER = 30.0
 _LOOK_EVERY = (0.2, 0.5, 1.0, 2.0)
-# So many tags are read one after the other: starting a pool for them would take longer.
-_FEW = 3
-# Between two rows only their own tags and new names are read; after so many seconds all tags are again.
-_LOOK_AT_ALL_AFTER = 60.0
-# So long the list of tags that was read before one deletion serves the beginning of the next (seconds).
-_LIST_IS_FRESH = 1.0
 # A config lists the layers' history: some kilobytes. Larger ones are artifacts' own, which the journal is no place for.
 _LARGEST_CONFIG = 1 << 20
-# Nobody nests indexes this deep; without an end, a hostile registry could keep it reading.
-_DEEPEST = 8
-
-
-@dataclass(slots=True)
-class _Now:
-    """What a repository looks like just before a deletion.
-
-    Attributes
-    ----------
-    reviewed : set
-        Digests that the plan took into account: its rows', and those that had a tag when it was made.
-    known : set
-        Digests whose references need no more reading: they were reviewed, or they were followed.
-    followed : set
-        Digests that something newer than the review leads to, and that were read for it, reviewed ones too.
-    tags : dict
-        Every tag that is listed, with its digest; None where its manifest is gone.
-    seen : dict
-        Every tag that was seen with a digest since the run began.
-    referenced : dict
-        What came after the review and needs a digest: its tag.
-    lists : mapping of str to str
-        Fallback tags whose lists lose what goes, with the digest of each: under these tags they hold nothing of the plan.
-    all_again : float
-        When all tags are due to be read again, on the monotonic clock.
-    listed : float
-        When the list of tags was last read, on the monotonic clock.
-    dangling : frozenset of str
-        Tags that led nowhere when the run began.
-    """
-
-    repository: str
-    reviewed: set[str]
-    lists: Mapping[str, str] = field(default_factory=dict)
-    known: set[str] = field(init=False)
-    followed: set[str] = field(default_factory=set)
-    tags: dict[str, str | None] = field(default_factory=dict)
-    seen: dict[str, str] = field(default_factory=dict)
-    referenced: dict[str, str] = field(default_factory=dict)
-    all_again: float = 0.0
-    listed: float = -_LIST_IS_FRESH
-    dangling: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        self.known = set(self.reviewed)
-
-    def holds_newly(self, digest: str) -> bool:
-        """Return whether a digest that was reviewed may hold more, once somebody has given it another name.
-
-        A list of referrers holds nothing by itself until then, and a signature may go along with its subject until then.
-        """
-        return digest in self.lists.values() or (digest in self.reviewed and digest not in self.followed)
 
 
 class Execution:
@@ -158,7 +99,8 @@ class Execution:
         }
         # What only going on with it needs stands apart, for it may be large, and the beginnings of runs are read often.
         apart = {name: content.pop(name) for name in ("state", "candidates", "refused")}
-        self._journal.record(self._run, "planned", **apart)
+        if not any(self._journal.last(run, "", "planned") for run in self._past.runs):
+            self._journal.record(self._run, "planned", **apart)
         self._journal.record(
             self._run,
             "started",
@@ -205,7 +147,7 @@ class Execution:
             except RegistryError:
                 continue  # its turn will come, and say so
 
-    def _take_over(self, rows: list[PlanRow], now: _Now) -> None:
+    def _take_over(self, rows: list[PlanRow], now: Surroundings) -> None:
         """Take what earlier runs saw gone as done; what has come back since is somebody's, and stays."""
         taken: list[Outcome] = []
         for row in rows:
@@ -227,16 +169,12 @@ class Execution:
             self._report(outcome)
 
     def _clean(self, repository: str, rows: list[PlanRow]) -> None:
-        # What had a tag when the plan was made was looked at then, with all that it refers to.
-        tagged = {digest for digest in self._plan.state.get(repository, {}).values() if digest is not None}
-        lists = {row.tags[0]: str(row.digest) for row in rows if row.action == PUT_INDEX}
-        now = _Now(repository, tagged.union(str(row.digest) for row in rows), lists)
+        now = Surroundings(self._registry, self._plan, repository, rows)
         if all(row.key in self._done or self._past.settled(row.key) for row in rows):
             self._take_over(rows, now)
             return
         try:
-            self._look(now)
-            now.dangling = frozenset(tag for tag, digest in now.tags.items() if digest is None)
+            now.look()
         except RegistryError as error:
             self._take_over(rows, now)
             word, detail = classify_unread(error)
@@ -252,7 +190,7 @@ class Execution:
         if stopped:
             raise Stop
 
-    def _work(self, rows: list[PlanRow], now: _Now) -> bool:
+    def _work(self, rows: list[PlanRow], now: Surroundings) -> bool:
         """Delete rows one by one, and return whether nothing more may be sent to the registry."""
         for row in rows:
             if row.key in self._done:
@@ -267,7 +205,7 @@ class Execution:
                 return False
         return False
 
-    def _one(self, row: PlanRow, now: _Now) -> str:
+    def _one(self, row: PlanRow, now: Surroundings) -> str:
         """Delete one row, if everything still is as it was reviewed, and return its outcome."""
         if row.action == PUT_INDEX:
             return self._rewrite(row, now)
@@ -284,7 +222,7 @@ class Execution:
             return self._conclude(row, *classify_unread(error))
         return self._delete(row, manifest, now)
 
-    def _obstacle(self, row: PlanRow, now: _Now) -> tuple[str, str] | None:
+    def _obstacle(self, row: PlanRow, now: Surroundings) -> tuple[str, str] | None:
         """Look again, and return the outcome of a row that is not to be asked for."""
         if missing := [key for key in row.needs if key not in self._gone]:
             return "skipped", f"{missing[0]} stays, and this may go only after it"
@@ -292,8 +230,8 @@ class Execution:
             return "skipped", f"not_backed_up: {why}"
         if row.action == DELETE_TAG and not self._untags:
             return "refused_by_registry", NO_TAG_DELETION
-        self._look(now, row)
-        if reason := self._changed(row, now):
+        now.look(row)
+        if reason := now.changed(row):
             return "skipped", reason
         if row.action == DELETE_TAG and now.tags.get(row.tags[0]) is None:
             return self._absent(row)
@@ -310,16 +248,19 @@ class Execution:
 
     def _absent(self, row: PlanRow) -> tuple[str, str]:
         if row.key in self._kept:
-            return "deleted_unconfirmed", "the registry took it along with what it belonged to, or somebody deleted it just then"
+            return (
+                "deleted_unconfirmed",
+                "the registry took it along with what it belonged to, or somebody deleted it just then",
+            )
         if past := self._past.open(row.key):
             return "deleted_unconfirmed", f"run {past.run} had asked for it"
         return "already_absent", "it was not there any more"
 
-    def _delete(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> str:
+    def _delete(self, row: PlanRow, manifest: AnyManifest, now: Surroundings) -> str:
         self._keep_what_follows(row, now)
         self._journal.record_intent(self._run, row.key, **self._saved(row, manifest, now))
         try:
-            if newcomer := self._last_look(row, now):
+            if newcomer := now.last_look(row):
                 return self._conclude(row, "skipped", newcomer)
         except RegistryError as error:
             return self._conclude(row, *classify_unread(error))
@@ -330,8 +271,7 @@ class Execution:
         elif self._untags and word not in GONE and keeps_for_its_tags(reply):
             word, detail = self._ask_tags_first(row)
         if word in GONE:
-            for tag in row.tags:
-                now.tags.pop(tag, None)
+            now.forget(row.tags)
         return self._conclude(row, word, detail)
 
     def _ask(self, row: PlanRow, *, again: bool = False) -> tuple[Response | RegistryError, str, str]:
@@ -378,7 +318,7 @@ class Execution:
         named = f"{', '.join(went[:5])}{' …' if len(went) > 5 else ''}"
         return "not_deleted", f"without its tags ({named}), which undo sets again: {detail}"
 
-    def _keep_what_follows(self, row: PlanRow, now: _Now) -> None:
+    def _keep_what_follows(self, row: PlanRow, now: Surroundings) -> None:
         """Save what the plan deletes after a row before that row goes.
 
         There are registries that take the children along with their index, and signatures with their image (Harbor, zot):
@@ -400,9 +340,9 @@ class Execution:
         if found:
             self._journal.record_kept(self._run, found.items())
 
-    def _saved(self, row: PlanRow, manifest: AnyManifest, now: _Now) -> dict[str, Any]:
+    def _saved(self, row: PlanRow, manifest: AnyManifest, now: Surroundings) -> dict[str, Any]:
         """Return what the journal needs to put a manifest back."""
-        on_digest = sorted(tag for tag, digest in now.tags.items() if digest == row.digest)
+        on_digest = now.tags_on(row.digest)
         config, note = self._config(row.repository, manifest)
         return {
             "digest": str(row.digest),
@@ -418,7 +358,7 @@ class Execution:
 
     # -- lists of referrers -------------------------------------------------------------------
 
-    def _rewrite(self, row: PlanRow, now: _Now) -> str:
+    def _rewrite(self, row: PlanRow, now: Surroundings) -> str:
         """Take what is gone off a list of referrers, as it stands now, and return the outcome."""
         gone = {key.rpartition("@")[2] for key in row.needs if key in self._gone}
         if not gone:
@@ -438,7 +378,7 @@ class Execution:
             return self._conclude(row, "already_absent" if past is None else "rewritten", detail)
         return self._put_list(row, now, found, gone & listed)
 
-    def _put_list(self, row: PlanRow, now: _Now, index: Index, gone: set[str]) -> str:
+    def _put_list(self, row: PlanRow, now: Surroundings, index: Index, gone: set[str]) -> str:
         """Write a list without some entries: intent and bytes first, and then what a read shows."""
         raw, tag = write.without_entries(index, gone), row.tags[0]
         written = str(Digest.of(raw))
@@ -469,7 +409,7 @@ class Execution:
         now.tags[tag] = current
         if current != written:
             return self._conclude(row, "not_rewritten", f"a read shows another list: apply the plan again{said}", index)
-        now.known.add(written)
+        now.knows(written)
         return self._conclude(row, "rewritten", "", index)
 
     def _config(self, repository: str, manifest: AnyManifest) -> tuple[tuple[str, bytes] | None, str]:
@@ -516,117 +456,14 @@ class Execution:
         self._report(outcome)
         return word
 
-    # -- what the registry looks like now -----------------------------------------------------
-
-    def _look(self, now: _Now, row: PlanRow | None = None) -> None:
-        """Read the list of tags, and of these any new name and those on a row; all of them where that is due."""
-        names = list(now.tags)
-        if row is None or time.monotonic() - now.listed >= _LIST_IS_FRESH:
-            names = self._list(now)
-        if row is None or time.monotonic() >= now.all_again:
-            now.all_again = time.monotonic() + _LOOK_AT_ALL_AFTER
-            self._read(names, now)
-        else:
-            aliases = {tag for tag, digest in now.tags.items() if digest == row.digest} | set(row.tags)
-            self._read([name for name in names if name not in now.tags or name in aliases], now)
-        if row is not None and row.action == DELETE_MANIFEST:
-            self._read_referrers(row, now)
-
-    def _list(self, now: _Now) -> list[str]:
-        names = list(self._registry.run(v2.tags(self._session, now.repository)).all())
-        now.listed = time.monotonic()
-        now.tags = {name: now.tags[name] for name in names if name in now.tags}
-        return names
-
-    def _last_look(self, row: PlanRow, now: _Now) -> str:
-        """Read the list of tags as the very last thing before the deletion, and return what came in between, if it matters.
-
-        Reading the manifest and writing the record takes longer than a push does.
-        """
-        self._read([name for name in self._list(now) if name not in now.tags], now)
-        return self._changed(row, now)
-
-    def _read(self, names: Iterable[str], now: _Now) -> None:
-        """Read tags, and what those that changed since the review refer to."""
-        state = self._plan.state.get(now.repository, {})
-        for tag, digest in self._digests(now.repository, names).items():
-            now.tags[tag] = digest
-            if digest is None:
-                continue
-            now.seen[tag] = digest
-            parts = split_attached_tag(tag)
-            if parts is not None and state.get(tag) != digest:
-                now.referenced[parts[0]] = tag
-            if tag not in now.lists and state.get(tag) != digest and now.holds_newly(digest):
-                self._follow(digest, tag, now)
-            for needed in (digest, subject_of_tag(tag)):
-                if needed is not None and needed not in now.known:
-                    self._follow(needed, tag, now)
-
-    def _digests(self, repository: str, names: Iterable[str]) -> dict[str, str | None]:
-        """Return what tags point to now, None where the manifest is gone."""
-        asked = {name: tag_digest(self._session, repository, name) for name in names}
-        if len(asked) <= _FEW:
-            return {name: self._registry.run(conversation) for name, conversation in asked.items()}
-        found: dict[str, str | None] = {}
-        with self._registry.bulk() as bulk:
-            for name, conversation in asked.items():
-                bulk.submit(name, conversation)
-            for result in bulk.results():
-                if result.error is not None:
-                    raise result.error
-                found[str(result.key)] = result.value
-        return found
-
-    def _follow(self, digest: str, tag: str, now: _Now, depth: int = 0) -> None:
-        """Note what a manifest that the plan does not know of refers to, through what was reviewed too.
-
-        An index that came after the review may list a signature that was to go along with its subject: now both stay.
-        """
-        now.known.add(digest)
-        now.followed.add(digest)
-        try:
-            manifest = self._registry.run(v2.get_manifest(self._session, now.repository, digest))
-        except NotFound:
-            return
-        below = [child.digest for child in manifest.manifests] if isinstance(manifest, Index) else []
-        about = [manifest.subject.digest] if manifest.subject is not None else []
-        held = [] if depth == 0 and tag in now.lists else below
-        now.referenced.update(dict.fromkeys((*held, *about), tag))
-        for other in (*below, *about):
-            if other not in now.followed and depth < _DEEPEST:
-                self._follow(other, tag, now, depth + 1)
-
-    def _read_referrers(self, row: PlanRow, now: _Now) -> None:
-        listed = self._registry.run(v2.listed_referrers(self._session, row.repository, Digest(str(row.digest))))
-        for descriptor in listed or ():
-            if descriptor.digest in now.reviewed:
-                continue
-            # some registries go on listing what is gone
-            if self._registry.run(is_there(self._session, row.repository, descriptor.digest)):
-                now.referenced[str(row.digest)] = f"the referrer {descriptor.digest.short}"
-
-    def _changed(self, row: PlanRow, now: _Now) -> str:
-        """Return why a row is not as it was reviewed, or an empty text."""
-        if moved := sorted(tag for tag in row.tags if now.tags.get(tag) not in {None, row.digest}):
-            return f"tag_moved: {moved[0]} is another digest now"
-        if row.action == DELETE_TAG:
-            return ""
-        if new := sorted(tag for tag, digest in now.tags.items() if digest == row.digest and tag not in row.tags):
-            return f"new_alias: {new[0]} was set to it after the review"
-        digest = Digest(str(row.digest))
-        if newcomer := now.referenced.get(digest) or now.referenced.get(attached_tag(digest)):
-            return f"now_referenced: {newcomer} came after the review and needs it"
-        return ""
-
-    def _check_kept(self, rows: list[PlanRow], now: _Now) -> None:
+    def _check_kept(self, rows: list[PlanRow], now: Surroundings) -> None:
         """Look whether everything that was to stay is still there, and report what is not."""
         if not any(row.key in self._asked for row in rows):
             return
         tried = self._asked | self._gone
         touched = {tag for row in rows if row.key in tried for tag in row.tags}
         try:
-            lost = self._lost({tag: digest for tag, digest in now.seen.items() if tag not in touched}, now)
+            lost = now.lost(touched, {key.partition("@")[2] for key in self._gone & self._asked})
         except RegistryError as error:
             logger.warning("%s could not be read after the deletion: %s", clean(now.repository, 255), error)
             return
@@ -634,56 +471,8 @@ class Execution:
             row = PlanRow(repository=now.repository, digest=digest, tags=(tag,), action=DELETE_TAG)
             self._conclude(row, "lost", detail)
 
-    def _lost(self, kept: dict[str, str], now: _Now) -> dict[str, tuple[str | None, str]]:
-        """Return the tags that were to stay and are gone, and those that came meanwhile and lack what was deleted."""
-        names = set(self._registry.run(v2.tags(self._session, now.repository)).all())
-        new = names - now.seen.keys() - now.dangling
-        after = self._digests(now.repository, [*kept, *sorted(new)])
-        if None in after.values():
-            self._registry.run(_still_a_registry(self._session, now.repository))
-        gone = "the tag was to stay, and is gone: somebody deleted or pushed it meanwhile"
-        lost: dict[str, tuple[str | None, str]] = {tag: (kept[tag], gone) for tag in kept if after[tag] is None}
-        ours = {key.partition("@")[2]: key for key in self._gone & self._asked}
-        for tag in sorted(new):
-            digest = after[tag]
-            if digest is None:
-                lost[tag] = None, "it was pushed while its manifest was being deleted: undo puts the manifest back"
-                continue
-            now.referenced.clear()
-            now.followed.clear()
-            self._follow(digest, tag, now)
-            if broken := sorted(ours.keys() & now.referenced.keys()):
-                lost[tag] = (
-                    digest,
-                    f"it was pushed meanwhile and needs {broken[0]}, which was deleted: undo puts it back",
-                )
-        return lost
 
-
-# -- reads just before and just after --------------------------------------------------------
-
-
-def is_there(session: Session, repository: str, digest: str) -> Conversation[bool]:
-    """Return whether a manifest is there."""
-    try:
-        yield from v2.get_manifest(session, repository, digest)
-    except NotFound:
-        return False
-    return True
-
-
-def tag_digest(session: Session, repository: str, tag: str) -> Conversation[str | None]:
-    """Return what a tag points to now, None where its manifest is gone."""
-    try:
-        head = yield from v2.head_manifest(session, repository, tag)
-        if head.digest is not None:
-            return str(head.digest)
-    except NotFound:
-        pass  # some registries answer 404 to every HEAD: only GET is definite
-    try:
-        return str((yield from v2.get_manifest(session, repository, tag)).digest)
-    except NotFound:
-        return None
+# -- asking, and looking just after ----------------------------------------------------------
 
 
 def _reference(row: PlanRow) -> str:
@@ -736,14 +525,7 @@ def _alive(session: Session, row: PlanRow, *, patient: bool) -> Conversation[boo
 def _gone_indeed(session: Session, repository: str) -> Conversation[bool | None]:
     """Return what a 404 without a registry's error code means: gone, or unknown where no registry answers any more."""
     try:
-        yield from _still_a_registry(session, repository)
+        yield from still_a_registry(session, repository)
     except RegistryError:
         return None
     return False
-
-
-def _still_a_registry(session: Session, repository: str) -> Conversation[None]:
-    """Raise unless tags are listed, or refused with a code that only a registry has."""
-    listing = yield from v2.tags(session, repository)
-    if listing.error is not None and listing.error.code is None:
-        raise listing.error

@@ -78,7 +78,9 @@ def planned_by(journal: Journal, run: str) -> Plan:
     JournalError
         The journal does not know the run, or it is no deletion, or what it has of its plan is not what was approved.
     """
-    started, apart = journal.last(run, "", "started"), journal.last(run, "", "planned")
+    started = journal.last(run, "", "started")
+    runs = [] if started is None else [run, *started.data.get("resumes", ())]  # the first of them has it
+    apart = next((entry for name in runs if (entry := journal.last(name, "", "planned"))), None)
     if started is None or apart is None:
         raise JournalError(f"the journal has no plan of {clean(run, 60)!r}: `regaudit journal show` lists its runs")
     try:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from regaudit.cleaner.execution import is_there, tag_digest
 from regaudit.cleaner.journal import Entry, Journal
 from regaudit.cleaner.outcomes import (
     UNDOABLE,
@@ -23,6 +22,7 @@ from regaudit.cleaner.outcomes import (
     runs_of,
 )
 from regaudit.cleaner.rows import DELETE_MANIFEST, DELETE_TAG, PUT_INDEX
+from regaudit.cleaner.surroundings import is_there, tag_digest
 from regaudit.client import upload, v2, write
 from regaudit.client.registry import Registry
 from regaudit.client.transfer import Content

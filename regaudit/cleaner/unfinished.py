@@ -9,12 +9,11 @@ another one by now: whoever runs next decides anew.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-from regaudit.cleaner.execution import tag_digest
 from regaudit.cleaner.journal import Entry, Journal
 from regaudit.cleaner.outcomes import Outcome, record_outcome, recorded_run
 from regaudit.cleaner.rows import DELETE_TAG, PUT_INDEX
+from regaudit.cleaner.surroundings import tag_digest
 from regaudit.client import v2
 from regaudit.client.registry import Registry
 from regaudit.errors import NotFound, RegistryError
@@ -46,15 +45,6 @@ class CutOff:
         if self.kind != "delete":
             return f"run {self.run} ({self.kind}) was cut off: type the same command again to go on with it"
         return f"run {self.run} was cut off; {counted}. It can be undone: regaudit undo {self.run}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "run": self.run,
-            "kind": self.kind,
-            "settled": [outcome.to_dict() for outcome in self.settled],
-            "open": self.open,
-        }
 
 
 def settle_cut_off(registry: Registry, journal: Journal) -> tuple[CutOff, ...]:
