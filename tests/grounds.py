@@ -48,8 +48,8 @@ class Wire:
         What is there.
     remove : callable
         Carries a deletion out.
-    arrived : list of (str, str)
-        Repository and reference of each deletion of something that was there.
+    asked, arrived : list of (str, str)
+        Repository and reference of each deletion of something that was there, and of those that took it.
     before : callable or None
         Called with repository and reference just before a deletion is carried out.
     late : bool
@@ -60,6 +60,7 @@ class Wire:
 
     store: Any
     remove: Callable[[str, str], Any]
+    asked: list[tuple[str, str]] = field(default_factory=list)
     arrived: list[tuple[str, str]] = field(default_factory=list)
     before: Callable[[str, str], None] | None = None
     late: bool = False
@@ -70,14 +71,18 @@ class Wire:
         """Note a deletion and carry it out, or return `accepted` where that is done later."""
         if self.before is not None:
             self.before(repository, reference)
-        if reference not in (self.store.digests if ":" in reference else self.store.tags)(repository):
+        if not self._is_there(repository, reference):
             return carry_out()  # a probe, or somebody was faster: the registry says no
+        self.asked.append((repository, reference))
         self.held += [(repository, reference, *holder) for holder in self._holders(repository, reference)]
-        self.arrived.append((repository, reference))
-        if not self.late:
-            return carry_out()
-        self._waiting.append((repository, reference))
-        return accepted
+        if self.late:
+            self._waiting.append((repository, reference))
+            self.arrived.append((repository, reference))
+            return accepted
+        answer = carry_out()
+        if not self._is_there(repository, reference):  # docker-registry refuses to delete a tag
+            self.arrived.append((repository, reference))
+        return answer
 
     def settle(self) -> None:
         """Carry out what was accepted and had not shown yet."""
@@ -88,6 +93,9 @@ class Wire:
         """Delete as somebody else does, if it is there."""
         with suppress(Exception):
             self.remove(repository, reference)
+
+    def _is_there(self, repository: str, reference: str) -> bool:
+        return reference in (self.store.digests if ":" in reference else self.store.tags)(repository)
 
     def _holders(self, repository: str, reference: str) -> list[tuple[str, str, str]]:
         """Return every tag that leads to a digest now, where it points, and the way: itself, an index, or a subject."""

@@ -209,7 +209,8 @@ class Life(RuleBasedStateMachine):
         made = self.plans[which % len(self.plans)]
         self.applied.add(which % len(self.plans))
         self.see()
-        first = len(self.wire.arrived)
+        self.wire.asked.clear()
+        self.wire.arrived.clear()
         self.wire.held.clear()
         seen_runs = {entry.run for entry in self.journal.runs()}
         left = list(meddling)
@@ -226,14 +227,14 @@ class Life(RuleBasedStateMachine):
                 self.cleaner.execute(made, progress=meanwhile)
             except Crash:
                 TALLY["crashes"] += 1
-        arrived = self.wire.arrived[first:]
+        arrived = list(self.wire.arrived)
         visible = self.visible()  # what a read shows now, before late deletions are carried out
         self.wire.settle()
         (name,) = {entry.run for entry in self.journal.runs()} - seen_runs or {None}
         event(f"fault {fault if isinstance(fault, str) else bool(fault)}, crash {bool(crash)}, race {race}")
         TALLY["executions"] += 1
         TALLY["deletions that arrived"] += len(arrived)
-        self.only_the_plan(made, arrived)
+        self.only_the_plan(made, self.wire.asked)
         if name is not None:
             run = self.cleaner.run(name)
             TALLY.update(f"outcome {word}" for word, count in run.counts().items() for _ in range(count))
@@ -289,10 +290,10 @@ class Life(RuleBasedStateMachine):
 
     # -- what must hold -------------------------------------------------------------------
 
-    def only_the_plan(self, made, arrived):
+    def only_the_plan(self, made, asked):
         """Nothing that was not in the approved plan was ever asked for."""
-        asked = {(r.repository, r.tags[0] if r.action == DELETE_TAG else r.digest) for r in made.rows}
-        assert set(arrived) <= asked
+        planned = {(r.repository, r.tags[0] if r.action == DELETE_TAG else r.digest) for r in made.rows}
+        assert set(asked) <= planned
 
     def nothing_taken_away(self, before, undone):
         """Undo moves no tag, but those of the lists of referrers that it has written again, and these lose nothing."""
