@@ -207,6 +207,7 @@ def processes() -> Iterator[Any]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["regaudit.cleaner.cleaner"])
     yield context
+    # There is no public way to end the server, which would outlive the tests.
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
