@@ -267,7 +267,7 @@ class Restoration:
         """Name the blobs that the registry has no more."""
         gone = [blob.short for blob in _blobs(document) if not self._has_blob(repository, blob)]
         if not gone:
-            return f"something that it needs was collected: {error}"
+            return f"something that it needs was collected, or deleted by somebody: {error}"
         more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
         return (
             f"collected as garbage, {len(gone)} of its {len(_blobs(document))} blobs: {', '.join(gone[:_NAMED])}{more}"
